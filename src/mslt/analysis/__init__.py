@@ -1,0 +1,1 @@
+"""What run folders tell. Reads them, and never writes into them."""

@@ -1,0 +1,261 @@
+"""Everything a pre-training run can be told, as frozen dataclasses. Imports no torch.
+
+The command line (`mslt pretrain`), YAML files and `recipes.py` all fill these same classes; range
+checks live in `__post_init__`, so a wrong value is refused wherever it comes from.
+"""
+
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal
+
+from mslt import plan as plans
+from mslt.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shape of a BERT encoder, in the names of Hugging Face's config.json.
+
+    Args:
+        vocab_size: WordPieces. 0 takes the store's.
+        hidden_size: width D.
+        num_hidden_layers: encoder layers of the finished model (N).
+        num_attention_heads: H. 0 takes one head for each 64 of width.
+        intermediate_size: width of the feed-forward part. 0 takes 4 D.
+        max_position_embeddings: longest sequence.
+        hidden_dropout_prob: dropout on the outputs of embeddings, attention and feed-forward.
+        attention_probs_dropout_prob: dropout on the attention weights.
+        initializer_range: standard deviation of the initial weights.
+        layer_norm_eps: added to the variance in LayerNorm.
+    """
+
+    vocab_size: int = 0
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 0
+    intermediate_size: int = 0
+    max_position_embeddings: int = 512
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-12
+
+    def __post_init__(self) -> None:
+        if self.num_attention_heads == 0:
+            object.__setattr__(self, "num_attention_heads", max(1, self.hidden_size // 64))
+        if self.intermediate_size == 0:
+            object.__setattr__(self, "intermediate_size", 4 * self.hidden_size)
+        for name in ("hidden_size", "num_hidden_layers", "num_attention_heads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"model.{name} must be 1 or more, not {getattr(self, name)}")
+        for name in ("intermediate_size", "max_position_embeddings"):
+            if getattr(self, name) < 8:
+                raise ValueError(f"model.{name} must be 8 or more, not {getattr(self, name)}")
+        if self.vocab_size < 0:
+            raise ValueError(f"model.vocab_size must be 0 or more, not {self.vocab_size}")
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"model.num_attention_heads must divide model.hidden_size: "
+                f"{self.num_attention_heads} does not divide {self.hidden_size}"
+            )
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"model.{name} must be in [0, 1), not {getattr(self, name)}")
+        if not self.initializer_range > 0:
+            raise ValueError(
+                f"model.initializer_range must be above 0, not {self.initializer_range}"
+            )
+        if not self.layer_norm_eps > 0:
+            raise ValueError(f"model.layer_norm_eps must be above 0, not {self.layer_norm_eps}")
+
+
+@dataclass(frozen=True)
+class PlanConfig:
+    """How the steps are spent: the arguments of `mslt.plan.build`.
+
+    Args:
+        method: whole, stacking or mslt.
+        k: stages in which the model grows (default: 4 for mslt, 3 for stacking).
+        retrain: share of the steps that retrain the whole model at the end of mslt (default 0.2).
+        shares: relative length of every stage instead, for instance [50, 5, 5, 5, 35].
+        seq_len: tokens per sequence.
+        long_share: share of the steps at the end that use long_seq_len (0.1 for SQuAD).
+        long_seq_len: tokens per sequence in that last part.
+    """
+
+    method: Literal["whole", "stacking", "mslt"] = "mslt"
+    k: int | None = None
+    retrain: float | None = None
+    shares: list[float] | None = None
+    seq_len: int = 128
+    long_share: float = 0.0
+    long_seq_len: int = 512
+
+
+@dataclass(frozen=True)
+class InstanceConfig:
+    """How sentences become training instances (Devlin et al. 2018, appendix A.2).
+
+    Args:
+        pair: what the second segment is: nsp, the next sentences or random ones from another
+            document; sop, the next sentences, in order or swapped (ALBERT); none, one segment.
+        short_prob: share of instances with a random shorter length.
+        mask_prob: share of the tokens that are predicted. The most per instance is this share of
+            the sequence length, rounded up: 20 at 128, 77 at 512.
+        whole_word: mask all pieces of a word together.
+    """
+
+    pair: Literal["nsp", "sop", "none"] = "nsp"
+    short_prob: float = 0.1
+    mask_prob: float = 0.15
+    whole_word: bool = False
+
+    def __post_init__(self) -> None:
+        if self.pair not in ("nsp", "sop", "none"):
+            raise ValueError(f"instances.pair must be nsp, sop or none, not {self.pair!r}")
+        if not 0 <= self.short_prob <= 1:
+            raise ValueError(f"instances.short_prob must be in [0, 1], not {self.short_prob}")
+        if not 0 < self.mask_prob < 1:
+            raise ValueError(f"instances.mask_prob must be in (0, 1), not {self.mask_prob}")
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """LAMB (You et al. 2019), the paper's optimizer, or AdamW. The learning rate is the schedule's.
+
+    Args:
+        name: lamb or adamw.
+        weight_decay: decoupled; biases and LayerNorm are left out of it.
+        beta1: decay of the mean of the gradients.
+        beta2: decay of the mean of their squares.
+        eps: added to the root of that mean.
+        clip_norm: the gradients' norm over all tensors is scaled down to this; 0 leaves them.
+        copied_moments: what the moments of a copied layer start from when the model grows: fresh
+            zeros, or a copy of the original's.
+        returning_moments: what the moments of a layer start from when it learns again after
+            having been fixed: kept as they were, or fresh zeros.
+    """
+
+    name: Literal["lamb", "adamw"] = "lamb"
+    weight_decay: float = 0.01
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-6
+    clip_norm: float = 1.0
+    copied_moments: Literal["fresh", "copied"] = "fresh"
+    returning_moments: Literal["kept", "fresh"] = "kept"
+
+    def __post_init__(self) -> None:
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"optimizer.{name} must be in [0, 1), not {getattr(self, name)}")
+        if not self.eps > 0:
+            raise ValueError(f"optimizer.eps must be above 0, not {self.eps}")
+        for name in ("weight_decay", "clip_norm"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"optimizer.{name} must be 0 or more, not {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class Config:
+    """One pre-training run.
+
+    Args:
+        steps: optimisation steps over all stages.
+        batch_size: sequences per optimisation step, over all processes and micro-batches.
+        micro_batch: sequences that go through the model at once; gradients are accumulated up to
+            batch_size. 0 derives it from the sequence length and the device.
+        seed: of the initial weights, the instances, the masks and the dropout.
+        device: auto takes a GPU where there is one.
+        precision: auto takes bf16 where the device is fast at it, fp32 elsewhere.
+        eval_every: steps between held-out evaluations, which also happen at every stage's end.
+            0 evaluates at the stages' ends alone.
+        eval_batches: batches of held-out text per evaluation.
+        save_every: steps between checkpoints, which are also written at every stage's end.
+        keep: checkpoints to keep; the model of every stage's end is always kept.
+        log_every: steps between lines in metrics.jsonl.
+        tensorboard: write TensorBoard events too.
+        model: shape of the encoder.
+        plan: the stages.
+        schedule: the learning rate.
+        optimizer: LAMB or AdamW.
+        instances: how text becomes training instances.
+    """
+
+    steps: int = 1_000_000
+    batch_size: int = 1024
+    micro_batch: int = 0
+    seed: int = 0
+    device: str = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    eval_every: int = 10_000
+    eval_batches: int = 8
+    save_every: int = 5_000
+    keep: int = 2
+    log_every: int = 10
+    tensorboard: bool = False
+    model: ModelConfig = field(default_factory=ModelConfig)
+    plan: PlanConfig = field(default_factory=PlanConfig)
+    schedule: Schedule = field(default_factory=Schedule)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    instances: InstanceConfig = field(default_factory=InstanceConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "eval_batches", "save_every", "keep", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be 1 or more, not {getattr(self, name)}")
+        for name in ("micro_batch", "eval_every", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be 0 or more, not {getattr(self, name)}")
+        if self.micro_batch and self.batch_size % self.micro_batch:
+            raise ValueError(
+                f"micro_batch must divide batch_size: {self.micro_batch} does not divide "
+                f"{self.batch_size}"
+            )
+        if self.device != "auto" and self.device.split(":")[0] not in ("cpu", "cuda"):
+            raise ValueError(f"device must be auto, cpu or cuda, not {self.device!r}")
+        longest = max(stage.seq_len for stage in self.stages().stages)
+        if longest > self.model.max_position_embeddings:
+            raise ValueError(
+                f"a sequence of {longest} tokens needs model.max_position_embeddings of {longest} "
+                f"or more, not {self.model.max_position_embeddings}"
+            )
+
+    def stages(self) -> plans.Plan:
+        """The plan that these settings describe.
+
+        Raises:
+            ValueError: naming the key, where they describe none.
+        """
+        how = {f.name: getattr(self.plan, f.name) for f in fields(self.plan)}
+        return plans.build(
+            depth=self.model.num_hidden_layers, steps=self.steps, schedule=self.schedule, **how
+        )
+
+    def with_vocabulary(self, vocab_size: int) -> "Config":
+        """The same run on a store whose tokenizer knows `vocab_size` pieces.
+
+        Raises:
+            ValueError: the model was asked for with another vocabulary.
+        """
+        if self.model.vocab_size not in (0, vocab_size):
+            raise ValueError(
+                f"model.vocab_size is {self.model.vocab_size}, but the store's tokenizer has "
+                f"{vocab_size} pieces"
+            )
+        return replace(self, model=replace(self.model, vocab_size=vocab_size))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as they are written to a run's config.yaml."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Config":
+        """The inverse of `to_dict`."""
+        parts: dict[str, Any] = {
+            "model": ModelConfig,
+            "plan": PlanConfig,
+            "schedule": Schedule,
+            "optimizer": OptimizerConfig,
+            "instances": InstanceConfig,
+        }
+        return cls(**{k: parts[k](**v) if k in parts else v for k, v in values.items()})
