@@ -37,7 +37,7 @@ def bert_base_stacking() -> Config:
 
 @recipe
 def bert_base_mslt() -> Config:
-    """BERT-Base by MSLT, four stages and a retraining of 200k steps each: Table 1, row 1 (40 h)."""
+    """BERT-Base by MSLT, 4 stages and a retraining of 200k steps each: Table 1, row 1 (40 h)."""
     return Config(model=_BASE, plan=PlanConfig(method="mslt"))
 
 
@@ -73,7 +73,7 @@ def bert_large_stacking() -> Config:
 
 @recipe
 def bert_large_mslt() -> Config:
-    """BERT-Large by MSLT, four stages and a retraining of 200k steps each: Table 1, row 4 (84 h)."""
+    """BERT-Large by MSLT, 4 stages and a retraining of 200k steps each: Table 1, row 4 (84 h)."""
     return Config(model=_LARGE, plan=PlanConfig(method="mslt"))
 
 
