@@ -1,0 +1,160 @@
+"""Folders that are either whole or not there: safetensors and JSON, verified by SHA-256.
+
+A folder is written under a temporary name, flushed to the disk, given its manifest last and then
+renamed, so that whatever stops the process leaves the previous ones as they were.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mslt.config import ModelConfig
+from mslt.model import Encoder
+from mslt.optim import Moment, Moments
+
+MANIFEST = "manifest.json"
+
+
+@dataclass
+class State:
+    """All that training carries from one step to the next, across stages and across runs.
+
+    Args:
+        step: optimisation steps done.
+        model: as deep as the stage that this step belongs to.
+        moments: the optimizer's, by parameter name.
+        seconds: training time so far; evaluation, saving and set-up do not count.
+    """
+
+    step: int
+    model: Encoder
+    moments: Moments = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+Content = bytes | dict[str, Tensor]
+
+
+def write_folder(path: Path, files: Mapping[str, Content]) -> None:
+    """Write files as one folder that appears whole, with a manifest of their hashes.
+
+    Args:
+        path: the folder; one that stands there already is replaced.
+        files: content by file name; tensors are written as safetensors.
+
+    Raises:
+        OSError: the disk is full or not writable; nothing is left under the final name.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        for name, content in files.items():
+            _write(temporary / name, content)
+        hashes = {name: _sha256(temporary / name) for name in files}
+        _write(temporary / MANIFEST, json.dumps({"sha256": hashes}, indent=1).encode())
+        flush(temporary)
+        if path.exists():
+            shutil.rmtree(path)
+        temporary.rename(path)
+        flush(path.parent)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def verify_folder(path: Path) -> None:
+    """Compare the files of a folder with its manifest.
+
+    Raises:
+        ValueError: naming the file that is missing or damaged.
+    """
+    try:
+        hashes = json.loads((path / MANIFEST).read_bytes())["sha256"]
+        damaged = [name for name in hashes if _sha256(path / name) != hashes[name]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+    if damaged:
+        raise ValueError(f"{path / damaged[0]} is damaged: its SHA-256 is not the manifest's")
+
+
+def _write(path: Path, content: Content) -> None:
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        save_file({k: t.detach().cpu().contiguous() for k, t in content.items()}, path)
+    flush(path)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def flush(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def save_model(path: Path, model: Encoder, facts: Mapping[str, Any]) -> None:
+    """Write model.safetensors, and state.json with its depth and the facts given."""
+    write_folder(path, _model_files(model, facts))
+
+
+def load_model(path: Path, config: ModelConfig) -> tuple[Encoder, dict[str, Any]]:
+    """The model and the facts of a folder, verified.
+
+    Raises:
+        ValueError: the folder is damaged, or the weights do not fit the config.
+    """
+    verify_folder(path)
+    facts = json.loads((path / "state.json").read_bytes())
+    model = Encoder(config, facts["depth"])
+    try:
+        model.load_state_dict(load_file(path / "model.safetensors"), strict=True)
+    except RuntimeError as error:
+        raise ValueError(f"{path}: the weights do not fit the model's config: {error}") from None
+    return model, facts
+
+
+def _model_files(model: Encoder, facts: Mapping[str, Any]) -> dict[str, Content]:
+    state = json.dumps({"depth": model.depth, **facts}, indent=1).encode()
+    return {"model.safetensors": dict(model.state_dict()), "state.json": state}
+
+
+def save_state(path: Path, state: State) -> None:
+    """Write a checkpoint: the whole model, every moment, step and time."""
+    tensors: dict[str, Tensor] = {}
+    for name, moment in state.moments.items():
+        tensors[f"{name}/mean"] = moment.mean
+        tensors[f"{name}/square"] = moment.square
+    updates = {name: moment.updates for name, moment in state.moments.items()}
+    facts = {"step": state.step, "seconds": state.seconds, "updates": updates}
+    write_folder(path, _model_files(state.model, facts) | {"moments.safetensors": tensors})
+
+
+def load_state(path: Path, config: ModelConfig) -> State:
+    """Read a checkpoint back, verified.
+
+    Raises:
+        ValueError: it is damaged, or does not fit the config.
+    """
+    model, facts = load_model(path, config)
+    tensors = load_file(path / "moments.safetensors")
+    moments = {
+        name: Moment(tensors[f"{name}/mean"], tensors[f"{name}/square"], updates)
+        for name, updates in facts["updates"].items()
+    }
+    return State(facts["step"], model, moments, facts["seconds"])

@@ -1,0 +1,202 @@
+"""BERT, written for pre-training: fused QKV, logits at masked positions only.
+
+Shapes: B sequences, L length, R rows of a sequence that are needed, M masked positions, D width,
+H heads, K width of a head, V vocabulary. Weights and losses equal those of Hugging Face's
+`BertForPreTraining` (see `huggingface.py`).
+
+The model knows nothing of stages or freezing. Its forward-only layers cost no backward pass
+because no tensor that enters them asks for a gradient: autograd then saves nothing for them.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mslt.config import ModelConfig
+
+
+class Embeddings(nn.Module):
+    """Token, position and segment embeddings, summed and normalised."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.token = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.position = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.segment = nn.Embedding(2, config.hidden_size)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, input_ids_BL: Tensor, segment_ids_BL: Tensor) -> Tensor:
+        """[B, L, D] of the tokens and the segment (0 or 1) that each belongs to."""
+        position_LD = self.position.weight[: input_ids_BL.shape[1]]
+        x_BLD = self.token(input_ids_BL) + self.segment(segment_ids_BL) + position_LD
+        return self.dropout(self.norm(x_BLD))
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention, its residual and LayerNorm (post-LN, as in BERT)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.heads = config.num_attention_heads
+        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
+        self.out = nn.Linear(config.hidden_size, config.hidden_size)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.weights_dropout_prob = config.attention_probs_dropout_prob
+
+    def forward(self, x_BLD: Tensor, seen_BL: Tensor | None, rows_BR: Tensor | None) -> Tensor:
+        """[B, R, D] for the rows that are asked for, or [B, L, D] for all of them."""
+        D = x_BLD.shape[-1]
+        if rows_BR is None:
+            residual_BRD = x_BLD
+            q, k, v = self.qkv(x_BLD).split(D, dim=-1)
+        else:
+            residual_BRD = take_rows(x_BLD, rows_BR)
+            q = F.linear(residual_BRD, self.qkv.weight[:D], self.qkv.bias[:D])
+            k, v = F.linear(x_BLD, self.qkv.weight[D:], self.qkv.bias[D:]).split(D, dim=-1)
+        mixed_BHRK = F.scaled_dot_product_attention(
+            *(part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (q, k, v)),
+            attn_mask=None if seen_BL is None else seen_BL[:, None, None, :],
+            dropout_p=self.weights_dropout_prob if self.training else 0.0,
+        )
+        mixed_BRD = mixed_BHRK.transpose(1, 2).flatten(2)
+        return self.norm(residual_BRD + self.dropout(self.out(mixed_BRD)))
+
+
+class FeedForward(nn.Module):
+    """The two-layer feed-forward part, its residual and LayerNorm."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.up = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.down = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, x_BRD: Tensor) -> Tensor:
+        """[B, R, D], the same shape as it is given."""
+        return self.norm(x_BRD + self.dropout(self.down(F.gelu(self.up(x_BRD)))))
+
+
+class Block(nn.Module):
+    """One encoder layer."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.attention = Attention(config)
+        self.mlp = FeedForward(config)
+
+    def forward(
+        self, x_BLD: Tensor, seen_BL: Tensor | None = None, rows_BR: Tensor | None = None
+    ) -> Tensor:
+        """[B, R, D]; keys and values come from all of [B, L, D], the rest from the rows alone."""
+        return self.mlp(self.attention(x_BLD, seen_BL, rows_BR))
+
+
+class Head(nn.Module):
+    """The output layer, but for the output matrix, which is the token embedding."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.transform = nn.Linear(config.hidden_size, config.hidden_size)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+        self.pooler = nn.Linear(config.hidden_size, config.hidden_size)
+        self.pair = nn.Linear(config.hidden_size, 2)
+
+    def mlm(self, x_BRD: Tensor, token_VD: Tensor) -> Tensor:
+        """Logits over the vocabulary [B, R, V]."""
+        hidden_BRD = self.norm(F.gelu(self.transform(x_BRD)))
+        return F.linear(hidden_BRD, token_VD.to(hidden_BRD.dtype), self.bias)
+
+    def next_sentence(self, cls_BD: Tensor) -> Tensor:
+        """Logits [B, 2] of "B follows A" and "B does not"."""
+        return self.pair(torch.tanh(self.pooler(cls_BD)))
+
+
+class Encoder(nn.Module):
+    """BERT with its pre-training heads, of `depth` layers.
+
+    Args:
+        config: the shape; its vocabulary must be known.
+        depth: layers that stand, at most the config's. Default: all of them.
+        seed: of the initial weights, which are truncated normal (Devlin et al. 2018).
+
+    Raises:
+        ValueError: no vocabulary, or a depth outside 1..N.
+    """
+
+    def __init__(self, config: ModelConfig, depth: int | None = None, seed: int = 0) -> None:
+        super().__init__()
+        depth = config.num_hidden_layers if depth is None else depth
+        if not config.vocab_size:
+            raise ValueError("model.vocab_size must be known before a model is built")
+        if not 1 <= depth <= config.num_hidden_layers:
+            raise ValueError(f"depth must be 1 to {config.num_hidden_layers}, not {depth}")
+        self.config = config
+        self.embeddings = Embeddings(config)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(depth))
+        self.head = Head(config)
+        self._initialise(torch.Generator().manual_seed(seed))
+
+    @property
+    def depth(self) -> int:
+        """Encoder layers that stand."""
+        return len(self.blocks)
+
+    def _initialise(self, generator: torch.Generator) -> None:
+        std = self.config.initializer_range
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.trunc_normal_(
+                    module.weight, std=std, a=-2 * std, b=2 * std, generator=generator
+                )
+            if isinstance(module, nn.Linear):
+                nn.init.zeros_(module.bias)
+
+    def hidden(
+        self,
+        input_ids_BL: Tensor,
+        segment_ids_BL: Tensor,
+        seen_BL: Tensor | None = None,
+        rows_BR: Tensor | None = None,
+    ) -> Tensor:
+        """Output of the last layer: [B, R, D] at the rows asked for, else [B, L, D].
+
+        Args:
+            input_ids_BL: token ids.
+            segment_ids_BL: 0 for the first segment, 1 for the second.
+            seen_BL: True for tokens, False for padding; None where nothing is padding.
+            rows_BR: positions whose output is needed. The last layer is then computed for them
+                alone, which changes no output: a row of it depends on the others only through
+                its keys and values.
+        """
+        x_BLD = self.embeddings(input_ids_BL, segment_ids_BL)
+        x_BLD = x_BLD.to(self.head.transform.weight.dtype)
+        *lower, last = self.blocks
+        for block in lower:
+            x_BLD = block(x_BLD, seen_BL)
+        return last(x_BLD, seen_BL, rows_BR)
+
+    def forward(
+        self,
+        input_ids_BL: Tensor,
+        segment_ids_BL: Tensor,
+        seen_BL: Tensor | None,
+        masked_BM: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Logits [B, M, V] at the masked positions, and [B, 2] of the next-sentence head."""
+        cls_B1 = torch.zeros_like(masked_BM[:, :1])
+        x_BRD = self.hidden(
+            input_ids_BL, segment_ids_BL, seen_BL, torch.cat([cls_B1, masked_BM], 1)
+        )
+        mlm_BMV = self.head.mlm(x_BRD[:, 1:], self.embeddings.token.weight)
+        return mlm_BMV, self.head.next_sentence(x_BRD[:, 0])
+
+
+def take_rows(x_BLD: Tensor, rows_BR: Tensor) -> Tensor:
+    """[B, R, D]: the rows of each sequence that are asked for."""
+    B, L, D = x_BLD.shape
+    flat = rows_BR + torch.arange(0, B * L, L, device=rows_BR.device)[:, None]
+    return x_BLD.reshape(B * L, D)[flat]

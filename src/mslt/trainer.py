@@ -1,0 +1,180 @@
+"""One optimisation step: accumulate, clip, update. Built anew for each stage, never mutated.
+
+In bf16, the layers and heads that compute are copies of the fp32 weights that learn: cast once per
+step, or once per stage where they are fixed. Embeddings stay in fp32, since a frequent token's
+gradient is a sum of hundreds of terms.
+"""
+
+import copy
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from mslt.config import OptimizerConfig
+from mslt.data.instances import Batch
+from mslt.grow import learning
+from mslt.model import Encoder
+from mslt.objective import Inputs, losses, scores
+from mslt.optim import Moments, Optimizer
+from mslt.world import World
+
+Precision = Literal["fp32", "bf16"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a step is computed, whatever the stage.
+
+    Args:
+        optimizer: LAMB or AdamW, and its constants.
+        precision: of the layers' arithmetic.
+        micro_batch: sequences that go through the model at once.
+        pair: whether there is a sentence-pair loss.
+        seed: of the dropout.
+    """
+
+    optimizer: OptimizerConfig
+    precision: Precision
+    micro_batch: int
+    pair: bool
+    seed: int
+
+
+class Trainer:
+    """Trains the parameters of a model that ask for a gradient.
+
+    Args:
+        model: grown and frozen for the stage; fp32, on the device. Its weights move in place.
+        settings: how a step is computed.
+        moments: of every parameter that has any, by name; kept for those that do not learn now.
+        world: where it runs.
+    """
+
+    def __init__(
+        self, model: Encoder, settings: Settings, moments: Moments, world: World | None = None
+    ) -> None:
+        self.model = model
+        self.settings = settings
+        self.world = world or World()
+        self._moments = moments
+        parameters = {name: p for name, p in learning(model) if isinstance(p, nn.Parameter)}
+        self.optimizer = Optimizer(parameters, settings.optimizer, moments)
+        self._compute = _half(model) if settings.precision == "bf16" else model
+        halves = dict(self._compute.named_parameters())
+        # Tensors that compute in bf16, beside the fp32 weights that they stand for.
+        self._cast = [(halves[n], p) for n, p in parameters.items() if halves[n] is not p]
+
+    def step(self, step: int, batch: Batch, lr: float) -> dict[str, Tensor]:
+        """Train on one global batch.
+
+        Args:
+            step: the optimisation step, which seeds the dropout.
+            batch: all sequences of the step.
+            lr: the learning rate.
+
+        Returns:
+            Scalars on the device: `mlm_loss` and `pair_loss`, the means over the batch in nats,
+            and `grad_norm`, before clipping. No `pair_loss` where there is no pair objective.
+        """
+        self._compute.train()
+        sequences = len(batch.lengths)
+        masked = float(batch.masked_weights.sum())
+        mlm_sum = torch.zeros((), device=self.world.device)
+        pair_sum = torch.zeros_like(mlm_sum)
+        for start in range(0, sequences, self.settings.micro_batch):
+            # Dropout is a function of the step and the sequence, so that nothing but the step
+            # has to be remembered to resume.
+            torch.manual_seed(hash((self.settings.seed, step, start)) & (2**63 - 1))
+            part = batch[start : start + self.settings.micro_batch]
+            mlm, pair = losses(self._compute, Inputs.of(part, self.world.device))
+            loss = mlm / masked
+            if self.settings.pair:
+                loss = loss + pair / sequences
+            loss.backward()
+            self._collect()
+            mlm_sum += mlm.detach()
+            pair_sum += pair.detach()
+        norm = self.optimizer.update(lr)
+        self._spread()
+        metrics = {"mlm_loss": mlm_sum / masked, "grad_norm": norm}
+        return metrics | ({"pair_loss": pair_sum / sequences} if self.settings.pair else {})
+
+    @torch.no_grad()
+    def _collect(self) -> None:
+        """Add the bf16 gradients of a micro-batch to the fp32 ones."""
+        for half, full in self._cast:
+            if half.grad is not None and full.grad is not None:
+                full.grad += half.grad
+                half.grad = None
+
+    @torch.no_grad()
+    def _spread(self) -> None:
+        """Cast the updated weights for the next step."""
+        for half, full in self._cast:
+            half.copy_(full)
+
+    @torch.no_grad()
+    def evaluate(self, batches: list[Batch]) -> dict[str, float]:
+        """Losses in nats and accuracies on held-out batches, without dropout."""
+        self._compute.eval()
+        sums: dict[str, float] = {}
+        masked = sequences = 0.0
+        for batch in batches:
+            for start in range(0, len(batch.lengths), self.settings.micro_batch):
+                part = batch[start : start + self.settings.micro_batch]
+                parts = scores(self._compute, Inputs.of(part, self.world.device))
+                sums = {name: sums.get(name, 0.0) + float(value) for name, value in parts.items()}
+            masked += float(batch.masked_weights.sum())
+            sequences += len(batch.lengths)
+        result = {"mlm_loss": sums["mlm_loss"] / masked, "mlm_accuracy": sums["mlm_right"] / masked}
+        if self.settings.pair:
+            result["pair_loss"] = sums["pair_loss"] / sequences
+            result["pair_accuracy"] = sums["pair_right"] / sequences
+        return result
+
+    def moments(self) -> Moments:
+        """Moments of every parameter that has any, the fixed ones' included."""
+        return self._moments | self.optimizer.moments()
+
+
+def _half(model: Encoder) -> Encoder:
+    """A copy that shares the embeddings and holds the layers and heads in bf16."""
+    embeddings = model.embeddings
+    shared = {id(tensor): tensor for tensor in embeddings.parameters()}
+    half = copy.deepcopy(model, shared)
+    half.blocks.to(torch.bfloat16)
+    half.head.to(torch.bfloat16)
+    return half
+
+
+def pick_precision(wanted: str, device: str) -> Precision:
+    """bf16 where the device multiplies bf16 matrices in hardware, else fp32.
+
+    Raises:
+        ValueError: bf16 is asked for on a GPU that lacks it.
+    """
+    if device.startswith("cuda"):
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        if wanted == "bf16" and not fast:
+            raise ValueError("precision bf16 is not supported by this GPU: use fp32")
+    else:
+        # AMX is what makes it pay; AVX512-bf16 alone gains little, and emulation loses.
+        fast = torch.cpu._is_amx_tile_supported()
+    if wanted == "auto":
+        return "bf16" if fast else "fp32"
+    return "bf16" if wanted == "bf16" else "fp32"
+
+
+def pick_device(wanted: str) -> str:
+    """The device to train on: `auto` is the first GPU, else the CPU.
+
+    Raises:
+        ValueError: a GPU is asked for and there is none.
+    """
+    if wanted == "auto":
+        return "cuda:0" if torch.cuda.is_available() else "cpu"
+    if wanted.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device {wanted} was asked for, but torch sees no GPU")
+    return wanted
