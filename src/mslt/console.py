@@ -90,8 +90,8 @@ class Console:
         elif time.monotonic() - self._printed > LINE_SECONDS or step in self.plan.ends:
             self._printed = time.monotonic()
             self.say(
-                f"step {step:,}/{self.plan.steps:,} ({self._stage}): loss {values['mlm_loss']:.3f}, "
-                f"{values['tokens_per_second']:,.0f} tokens/s, about {duration(left)} left"
+                f"step {step:,}/{self.plan.steps:,} ({self._stage}): "
+                f"loss {values['mlm_loss']:.3f}, {values['tokens_per_second']:,.0f} tokens/s, about {duration(left)} left"
             )
 
     def heldout(self, step: int, values: Mapping[str, Any]) -> None:

@@ -55,8 +55,11 @@ class Attention(nn.Module):
             residual_BRD = take_rows(x_BLD, rows_BR)
             q = F.linear(residual_BRD, self.qkv.weight[:D], self.qkv.bias[:D])
             k, v = F.linear(x_BLD, self.qkv.weight[D:], self.qkv.bias[D:]).split(D, dim=-1)
+        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (q, k, v))
         mixed_BHRK = F.scaled_dot_product_attention(
-            *(part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (q, k, v)),
+            q,
+            k,
+            v,
             attn_mask=None if seen_BL is None else seen_BL[:, None, None, :],
             dropout_p=self.weights_dropout_prob if self.training else 0.0,
         )
