@@ -9,7 +9,7 @@ import inspect
 import json
 import math
 import re
-from argparse import RawDescriptionHelpFormatter
+from argparse import SUPPRESS, RawDescriptionHelpFormatter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
@@ -53,9 +53,10 @@ class Options:
 
     def positional(self, key: str, says: str, *, many: bool = False) -> None:
         """Accept a word without dashes, or several."""
-        self._own.add_argument(key, nargs="*" if many else "?", metavar=key.upper(), help=says)
+        nargs = "*" if many else "?"
+        self._own.add_argument(key, nargs=nargs, metavar=key.upper(), help=says, default=SUPPRESS)
 
-    def option(self, key: str, kind: Any, says: str, default: Any = None) -> None:
+    def option(self, key: str, kind: Any, says: str, default: Any = SUPPRESS) -> None:
         """Accept --key VALUE, or --key alone where `kind` is bool."""
         self._add(self._own, key, kind, says, default)
 
