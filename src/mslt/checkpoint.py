@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -53,8 +54,8 @@ def write_folder(path: Path, files: Mapping[str, Content]) -> None:
     Raises:
         OSError: the disk is full or not writable; nothing is left under the final name.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)  # what a kill in the middle left
     temporary.mkdir(parents=True)
     try:
         for name, content in files.items():
@@ -90,7 +91,10 @@ def _write(path: Path, content: Content) -> None:
     if isinstance(content, bytes):
         path.write_bytes(content)
     else:
-        save_file({k: t.detach().cpu().contiguous() for k, t in content.items()}, path)
+        try:
+            save_file({k: t.detach().cpu().contiguous() for k, t in content.items()}, path)
+        except SafetensorError as error:  # what the library makes of a full disk
+            raise OSError(f"{path} cannot be written: {error}") from None
     flush(path)
 
 

@@ -5,10 +5,16 @@ checks live in `__post_init__`, so a wrong value is refused wherever it comes fr
 """
 
 from dataclasses import asdict, dataclass, field, fields, replace
+from math import inf
 from typing import Any, Literal
 
 from mslt import plan as plans
 from mslt.schedule import Schedule
+
+
+def _one_of(key: str, value: str, *allowed: str) -> None:
+    if value not in allowed:
+        raise ValueError(f"{key} must be one of {', '.join(allowed)}, not {value!r}")
 
 
 @dataclass(frozen=True)
@@ -60,11 +66,11 @@ class ModelConfig:
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"model.{name} must be in [0, 1), not {getattr(self, name)}")
-        if not self.initializer_range > 0:
+        if not 0 < self.initializer_range < inf:
             raise ValueError(
                 f"model.initializer_range must be above 0, not {self.initializer_range}"
             )
-        if not self.layer_norm_eps > 0:
+        if not 0 < self.layer_norm_eps < inf:
             raise ValueError(f"model.layer_norm_eps must be above 0, not {self.layer_norm_eps}")
 
 
@@ -79,7 +85,7 @@ class PlanConfig:
         shares: relative length of every stage instead, for instance [50, 5, 5, 5, 35].
         seq_len: tokens per sequence.
         long_share: share of the steps at the end that use long_seq_len (0.1 for SQuAD).
-        long_seq_len: tokens per sequence in that last part.
+        long_seq_len: tokens per sequence in that last part (default 512).
     """
 
     method: Literal["whole", "stacking", "mslt"] = "mslt"
@@ -88,7 +94,7 @@ class PlanConfig:
     shares: list[float] | None = None
     seq_len: int = 128
     long_share: float = 0.0
-    long_seq_len: int = 512
+    long_seq_len: int | None = None
 
 
 @dataclass(frozen=True)
@@ -110,8 +116,7 @@ class InstanceConfig:
     whole_word: bool = False
 
     def __post_init__(self) -> None:
-        if self.pair not in ("nsp", "sop", "none"):
-            raise ValueError(f"instances.pair must be nsp, sop or none, not {self.pair!r}")
+        _one_of("instances.pair", self.pair, "nsp", "sop", "none")
         if not 0 <= self.short_prob <= 1:
             raise ValueError(f"instances.short_prob must be in [0, 1], not {self.short_prob}")
         if not 0 < self.mask_prob < 1:
@@ -145,13 +150,16 @@ class OptimizerConfig:
     returning_moments: Literal["kept", "fresh"] = "kept"
 
     def __post_init__(self) -> None:
+        _one_of("optimizer.name", self.name, "lamb", "adamw")
+        _one_of("optimizer.copied_moments", self.copied_moments, "fresh", "copied")
+        _one_of("optimizer.returning_moments", self.returning_moments, "kept", "fresh")
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"optimizer.{name} must be in [0, 1), not {getattr(self, name)}")
-        if not self.eps > 0:
+        if not 0 < self.eps < inf:
             raise ValueError(f"optimizer.eps must be above 0, not {self.eps}")
         for name in ("weight_decay", "clip_norm"):
-            if getattr(self, name) < 0:
+            if not 0 <= getattr(self, name) < inf:
                 raise ValueError(f"optimizer.{name} must be 0 or more, not {getattr(self, name)}")
 
 
@@ -200,6 +208,7 @@ class Config:
     instances: InstanceConfig = field(default_factory=InstanceConfig)
 
     def __post_init__(self) -> None:
+        _one_of("precision", self.precision, "auto", "fp32", "bf16")
         for name in ("steps", "batch_size", "eval_batches", "save_every", "keep", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more, not {getattr(self, name)}")

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Iterator
 
-from torch import Tensor, nn
+from torch import nn
 
 from mslt.model import Encoder
 
@@ -78,6 +78,6 @@ def freeze(model: Encoder, below: int, *, pair_head: bool = True) -> None:
     model.zero_grad(set_to_none=True)
 
 
-def learning(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def learning(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """Name and tensor of every parameter that learns."""
     return ((name, p) for name, p in model.named_parameters() if p.requires_grad)

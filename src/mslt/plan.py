@@ -8,6 +8,7 @@ stacking   progressive stacking (Gong et al. 2019): double the depth, train ever
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
+from math import inf
 
 from mslt.schedule import Schedule
 
@@ -47,8 +48,8 @@ class Plan:
     """Stages in order, and the learning rate at each of their steps.
 
     Raises:
-        ValueError: no stage, a depth that shrinks, or one that more than doubles (a layer is
-            grown from a copy of one that stands).
+        ValueError: no stage, a depth that shrinks, one that more than doubles (a layer is grown
+            from a copy of one that stands), or a stage that fixes layers which never learned.
     """
 
     stages: tuple[Stage, ...]
@@ -61,6 +62,12 @@ class Plan:
             if not below.depth <= above.depth <= 2 * below.depth:
                 raise ValueError(
                     f"a stage keeps or at most doubles the depth: {below.depth} -> {above.depth}"
+                )
+        for stage, stood in zip(self.stages, [0, *(stage.depth for stage in self.stages)]):
+            if stage.learns_from > stood:
+                raise ValueError(
+                    f"a stage of {stage.depth} layers fixes {stage.learns_from}, "
+                    f"of which only {stood} have learned"
                 )
 
     @property
@@ -148,7 +155,7 @@ def build(
     shares: Sequence[float] | None = None,
     seq_len: int = 128,
     long_share: float = 0.0,
-    long_seq_len: int = 512,
+    long_seq_len: int | None = None,
     schedule: Schedule | None = None,
 ) -> Plan:
     """A plan of `method` that reaches `depth` layers in `steps` steps.
@@ -163,7 +170,7 @@ def build(
         shares: relative length of each stage, the retrain stage included, instead of the default.
         seq_len: tokens per sequence.
         long_share: share of the steps, at the end, that use `long_seq_len` (0.1 for SQuAD, 4.2).
-        long_seq_len: tokens per sequence in that part.
+        long_seq_len: tokens per sequence in that part (default 512).
         schedule: the learning rate.
 
     Raises:
@@ -174,6 +181,8 @@ def build(
     row = METHODS[method]
     if k is not None and method == "whole":
         raise ValueError("plan.k has no effect on the method whole")
+    if shares is not None and method == "whole":
+        raise ValueError("plan.shares has no effect on the method whole, which has one stage")
     if retrain is not None and method != "mslt":
         raise ValueError(f"plan.retrain has no effect on the method {method}")
     if retrain is not None and shares is not None:
@@ -185,12 +194,14 @@ def build(
         raise ValueError(f"plan.retrain must be in [0, 1), not {share}")
     if not 0 <= long_share < 1:
         raise ValueError(f"plan.long_share must be in [0, 1), not {long_share}")
+    if long_seq_len is not None and not long_share:
+        raise ValueError("plan.long_seq_len has no effect without plan.long_share")
     k = row.k if k is None else k
     rows = row.rows(depth, k)
     weights = list(shares) if shares is not None else row.shares(k, share)
     if len(weights) != len(rows):
         raise ValueError(f"plan.shares needs {len(rows)} entries, not {len(weights)}")
-    if min(weights) < 0 or not sum(weights) > 0:
+    if min(weights) < 0 or not 0 < sum(weights) < inf:
         raise ValueError(f"plan.shares must be 0 or more, and not all 0: {weights}")
     stages = [
         Stage(depth=d, learns_from=f, steps=n, seq_len=seq_len)
@@ -200,13 +211,14 @@ def build(
     if not stages or stages[-1].depth != depth:
         raise ValueError("plan.shares leaves no stage of full depth")
     if long_share:
-        stages = _lengthen(stages, round(steps * (1 - long_share)), long_seq_len)
+        stages = _lengthen(stages, round(steps * (1 - long_share)), long_seq_len or 512)
     return Plan(tuple(stages), schedule or Schedule())
 
 
 def _split(steps: int, weights: Sequence[float]) -> list[int]:
     """Whole numbers in proportion to the weights that add up to `steps` exactly."""
-    ends = [round(steps * part / sum(weights)) for part in accumulate(weights)]
+    *parts, total = accumulate(weights)  # not sum(), which rounds otherwise from Python 3.12 on
+    ends = [round(steps * part / total) for part in [*parts, total]]
     counts = [b - a for a, b in pairwise([0, *ends])]
     if any(n < 1 for n, w in zip(counts, weights) if w > 0):
         raise ValueError(f"{steps} steps are too few for {len(counts)} stages: {counts}")
@@ -214,7 +226,11 @@ def _split(steps: int, weights: Sequence[float]) -> list[int]:
 
 
 def _lengthen(stages: Sequence[Stage], start: int, seq_len: int) -> list[Stage]:
-    """The same stages with every step from `start` on at another sequence length."""
+    """The same stages with every step from `start` on at another sequence length.
+
+    Raises:
+        ValueError: no step, or none in which the embeddings of the added positions learn.
+    """
     result, begin = [], 0
     for stage in stages:
         end = begin + stage.steps
@@ -224,4 +240,11 @@ def _lengthen(stages: Sequence[Stage], start: int, seq_len: int) -> list[Stage]:
         if long:
             result.append(replace(stage, steps=long, seq_len=seq_len))
         begin = end
+    if all(stage.seq_len == seq_len for stage in stages):
+        raise ValueError(f"plan.long_seq_len has no effect: plan.seq_len is {seq_len} already")
+    if not any(stage.seq_len == seq_len and not stage.learns_from for stage in result):
+        raise ValueError(
+            f"plan.long_share leaves no step of length {seq_len} in which the embeddings learn, "
+            f"and with them the added positions"
+        )
     return result

@@ -1,7 +1,10 @@
 """The learning rate as a pure function of the step. Imports no torch."""
 
 from dataclasses import dataclass
-from typing import Literal
+from math import inf
+from typing import Literal, get_args
+
+Shape = Literal["linear", "wsd", "constant"]
 
 
 @dataclass(frozen=True)
@@ -14,22 +17,28 @@ class Schedule:
         shape: after the warm-up, `linear` falls to zero at the end of the span (Devlin et al.
             2018), `wsd` stays at the peak and falls linearly to zero over the last `decay_share`
             of the span (warm-up-stable-decay), `constant` stays.
-        decay_share: share of the span in which `wsd` decays.
+        decay_share: share of the span in which `wsd` decays (default 0.2).
         per_stage: start afresh in every stage, warm-up included, instead of one continuous span
             over the whole plan. The paper is silent; see docs/choices.md.
     """
 
     lr: float = 0.00088
     warmup_steps: int = 10_000
-    shape: Literal["linear", "wsd", "constant"] = "linear"
-    decay_share: float = 0.2
+    shape: Shape = "linear"
+    decay_share: float | None = None
     per_stage: bool = False
 
     def __post_init__(self) -> None:
-        if not self.lr > 0:
+        if not 0 < self.lr < inf:
             raise ValueError(f"schedule.lr must be above 0, not {self.lr}")
         if self.warmup_steps < 0:
             raise ValueError(f"schedule.warmup_steps must be 0 or more, not {self.warmup_steps}")
+        if self.shape not in get_args(Shape):
+            raise ValueError(f"schedule.shape must be linear, wsd or constant, not {self.shape!r}")
+        if self.decay_share is None:
+            return
+        if self.shape != "wsd":
+            raise ValueError(f"schedule.decay_share has no effect on the shape {self.shape}")
         if not 0 < self.decay_share <= 1:
             raise ValueError(f"schedule.decay_share must be in (0, 1], not {self.decay_share}")
 
@@ -40,8 +49,9 @@ class Schedule:
             return self.lr * (step + 1) / warmup
         left = steps - step
         if self.shape == "linear":
-            return self.lr * left / (steps - warmup)
+            return self.lr * left / max(1, steps - warmup)
         if self.shape == "wsd":
-            decay = max(1, round(min(self.decay_share * steps, steps - warmup)))
+            share = 0.2 if self.decay_share is None else self.decay_share
+            decay = max(1, round(min(share * steps, steps - warmup)))
             return self.lr * min(1.0, left / decay)
         return self.lr

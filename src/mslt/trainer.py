@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mslt.config import OptimizerConfig
 from mslt.data.instances import Batch
@@ -59,7 +59,7 @@ class Trainer:
         self.settings = settings
         self.world = world or World()
         self._moments = moments
-        parameters = {name: p for name, p in learning(model) if isinstance(p, nn.Parameter)}
+        parameters = dict(learning(model))
         self.optimizer = Optimizer(parameters, settings.optimizer, moments)
         self._compute = _half(model) if settings.precision == "bf16" else model
         halves = dict(self._compute.named_parameters())
