@@ -7,47 +7,50 @@ from math import isqrt
 
 import numpy as np
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio: steps that never line up
 _ROUNDS = 4  # of the Feistel network; four make it pseudorandom (Luby and Rackoff 1988)
 
+# 2^64 over the golden ratio, an odd number: the multiples of it spread evenly.
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_SHIFT_1, _SHIFT_2, _SHIFT_3 = np.uint64(30), np.uint64(27), np.uint64(31)
+_FACTOR_1, _FACTOR_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+_ONE, _TO_53_BITS = np.uint64(1), np.uint64(11)
 
-def bits(*counters: int | np.ndarray) -> np.ndarray:
-    """64 random bits for each tuple of counters, for instance (seed, instance, lane).
+
+def bits(key: int | np.ndarray, counter: int | np.ndarray) -> np.ndarray:
+    """64 random bits for each pair of key and counter; they can be the keys of further ones.
+
+    Element `counter` of the SplitMix64 sequence whose state starts at `key` (Steele, Lea and
+    Flood 2014), without the elements before it.
 
     Args:
-        counters: whole numbers from 0 on, or arrays of them; they are broadcast.
+        key: a seed, or random bits.
+        counter: what they are drawn for, from 0 on. Both are broadcast.
 
     Returns:
-        uint64, of the broadcast shape, at least one-dimensional.
+        uint64, at least one-dimensional.
     """
-    key = np.zeros(1, np.uint64)
-    for counter in counters:
-        if isinstance(counter, int):
-            counter = np.array([counter % 2**64], np.uint64)
-        key = _mix(key + (counter.astype(np.uint64, copy=False) + np.uint64(1)) * _GOLDEN)
-    return key
-
-
-def _mix(x: np.ndarray) -> np.ndarray:
-    """A bijection of uint64 in which every bit moves all the others; overwrites its argument.
-
-    The finaliser of SplitMix64 (Steele, Lea and Flood 2014, with Stafford's constants).
-    """
-    x ^= x >> np.uint64(30)
-    x *= np.uint64(0xBF58476D1CE4E5B9)
-    x ^= x >> np.uint64(27)
-    x *= np.uint64(0x94D049BB133111EB)
-    x ^= x >> np.uint64(31)
+    x = (_words(counter) + _ONE) * _GOLDEN + _words(key)
+    x ^= x >> _SHIFT_1
+    x *= _FACTOR_1
+    x ^= x >> _SHIFT_2
+    x *= _FACTOR_2
+    x ^= x >> _SHIFT_3
     return x
 
 
-def units(*counters: int | np.ndarray) -> np.ndarray:
+def _words(x: int | np.ndarray) -> np.ndarray:
+    if isinstance(x, int):
+        return np.array([x % 2**64], np.uint64)
+    return x.astype(np.uint64, copy=False)
+
+
+def units(key: int | np.ndarray, counter: int | np.ndarray) -> np.ndarray:
     """Like `bits`, as float64 in [0, 1)."""
-    return (bits(*counters) >> np.uint64(11)) * 2.0**-53
+    return (bits(key, counter) >> _TO_53_BITS) * 2.0**-53
 
 
 def below(unit: np.ndarray, count: int | np.ndarray) -> np.ndarray:
-    """Whole numbers in [0, count), int64, from units in [0, 1). A count below 1 gives 0."""
+    """Whole numbers in [0, count), int64, from units in [0, 1). A count of 0 gives 0."""
     return (unit * count).astype(np.int64)
 
 
@@ -79,6 +82,6 @@ def _feistel(x: np.ndarray, base: np.uint64, key: np.ndarray) -> np.ndarray:
     left, right = np.divmod(x, base)
     for i in range(_ROUNDS):
         # A remainder, so that the sum cannot wrap around 2^64 and break the bijection.
-        noise = bits(key, right + np.uint64(i) * base) % base
+        noise = bits(key, right + base * np.uint64(i)) % base
         left, right = right, (left + noise) % base
     return left * base + right
