@@ -11,12 +11,13 @@ import math
 import re
 from argparse import SUPPRESS, RawDescriptionHelpFormatter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter, dict_to_namespace
+from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
 
 Values = dict[str, Any]
 
@@ -131,7 +132,7 @@ class Options:
             if key not in self.fields:
                 raise ValueError(f"{path}: unknown key {key}{did_you_mean(key, self.fields)}")
         try:
-            parsed = self._parser.parse_object(unflatten(given), defaults=False)
+            parsed = self._parser.parse_object(unflatten(deepcopy(given)), defaults=False)
             values = vars(parsed.as_flat())
             return self._checked({key: values[key] for key in given})
         except ArgumentError as error:
@@ -220,7 +221,14 @@ def _leaves(tree: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]:
 
 def unflatten(values: Values) -> dict[str, Any]:
     """The inverse of `flatten`."""
-    return dict_to_namespace(values).as_dict()
+    tree: dict[str, Any] = {}
+    for key, value in values.items():
+        *groups, name = key.split(".")
+        node = tree
+        for group in groups:
+            node = node.setdefault(group, {})
+        node[name] = value
+    return tree
 
 
 def did_you_mean(word: str, choices: Iterable[str], dashes: str = "") -> str:
@@ -235,7 +243,7 @@ def did_you_mean(word: str, choices: Iterable[str], dashes: str = "") -> str:
         (tail, {name.rpartition(".")[2]: name for name in names}),
         (head or tail, {name.partition(".")[0]: f"{name.partition('.')[0]}.*" for name in names}),
     ):
-        if found := difflib.get_close_matches(near, candidates, n=1, cutoff=0.7):
+        if found := difflib.get_close_matches(near, candidates, n=1):
             return f"; did you mean {dashes}{candidates[found[0]]}?"
     return ""
 
