@@ -126,7 +126,6 @@ def test_flat_and_nested_values_are_the_same_values():
         ("hidden_sise", "; did you mean --model.hidden_size?"),
         ("modl.hidden_size", "; did you mean --model.hidden_size?"),
         ("model", "; did you mean --model.*?"),
-        ("schedul.abcd", "; did you mean --schedule.*?"),
         ("xyzzy", ""),
     ],
 )
