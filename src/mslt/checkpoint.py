@@ -8,7 +8,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,31 @@ class State:
 Content = bytes | dict[str, Tensor]
 
 
+@contextmanager
+def appearing(path: Path) -> Iterator[Path]:
+    """A folder to write into, which appears whole under its name when the block is left.
+
+    Args:
+        path: the folder; one that stands there already is replaced.
+
+    Raises:
+        OSError: the disk is full or not writable; nothing is left under the final name.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)  # what a kill in the middle left
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        flush(temporary)
+        if path.exists():
+            shutil.rmtree(path)
+        temporary.rename(path)
+        flush(path.parent)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
 def write_folder(path: Path, files: Mapping[str, Content]) -> None:
     """Write files as one folder that appears whole, with a manifest of their hashes.
 
@@ -54,22 +80,11 @@ def write_folder(path: Path, files: Mapping[str, Content]) -> None:
     Raises:
         OSError: the disk is full or not writable; nothing is left under the final name.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)  # what a kill in the middle left
-    temporary.mkdir(parents=True)
-    try:
+    with appearing(path) as folder:
         for name, content in files.items():
-            _write(temporary / name, content)
-        hashes = {name: _sha256(temporary / name) for name in files}
-        _write(temporary / MANIFEST, json.dumps({"sha256": hashes}, indent=1).encode())
-        flush(temporary)
-        if path.exists():
-            shutil.rmtree(path)
-        temporary.rename(path)
-        flush(path.parent)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+            write_file(folder / name, content)
+        hashes = {name: _sha256(folder / name) for name in files}
+        write_file(folder / MANIFEST, json.dumps({"sha256": hashes}, indent=1).encode())
 
 
 def verify_folder(path: Path) -> None:
@@ -87,12 +102,18 @@ def verify_folder(path: Path) -> None:
         raise ValueError(f"{path / damaged[0]} is damaged: its SHA-256 is not the manifest's")
 
 
-def _write(path: Path, content: Content) -> None:
+def write_file(path: Path, content: Content) -> None:
+    """Write bytes as they are, or tensors as safetensors, and wait until they are on the disk.
+
+    Raises:
+        OSError: the disk is full or not writable.
+    """
     if isinstance(content, bytes):
         path.write_bytes(content)
     else:
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in content.items()}
         try:
-            save_file({k: t.detach().cpu().contiguous() for k, t in content.items()}, path)
+            save_file(tensors, path, metadata={"format": "pt"})
         except SafetensorError as error:  # what the library makes of a full disk
             raise OSError(f"{path} cannot be written: {error}") from None
     flush(path)

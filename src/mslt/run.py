@@ -56,9 +56,8 @@ class Run:
     def __init__(self, path: Path, config: Config) -> None:
         self.path = path
         self.config = config
+        # Opened by the first value, so that reading a run's folder leaves it as it is.
         self._tensorboard: Any = None
-        if config.tensorboard:
-            self._tensorboard = _tensorboard(path / "tensorboard")
 
     @classmethod
     def create(cls, path: Path, config: Config, facts: Mapping[str, Any], tokenizer: Path) -> "Run":
@@ -70,6 +69,8 @@ class Run:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             hint = "go on with --resume, or " if (path / "run.json").exists() else ""
             raise ValueError(f"{path} is not empty: {hint}choose another --out")
+        if config.tensorboard:
+            _summary_writer()  # complains before there is a folder
         path.mkdir(parents=True, exist_ok=True)
         shutil.copytree(tokenizer, path / "tokenizer")
         write_text(path / "config.yaml", yaml.safe_dump(config.to_dict(), sort_keys=False))
@@ -99,7 +100,9 @@ class Run:
         """
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(to_json({"kind": kind, "step": step, **values}) + "\n")
-        if self._tensorboard is not None:
+        if self.config.tensorboard:
+            if self._tensorboard is None:
+                self._tensorboard = _summary_writer()(str(self.path / "tensorboard"))
             for name, value in values.items():
                 if isinstance(value, int | float):
                     self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
@@ -215,9 +218,9 @@ def write_text(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def _tensorboard(path: Path) -> Any:
+def _summary_writer() -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise ValueError("tensorboard is not installed: pip install 'mslt[tensorboard]'") from None
-    return SummaryWriter(str(path))
+    return SummaryWriter
