@@ -178,25 +178,15 @@ def build(
     """
     if method not in METHODS:
         raise ValueError(f"plan.method must be one of {', '.join(METHODS)}, not {method!r}")
+    _refuse_without_effect(method, k, retrain, shares, long_share, long_seq_len)
     row = METHODS[method]
-    if k is not None and method == "whole":
-        raise ValueError("plan.k has no effect on the method whole")
-    if shares is not None and method == "whole":
-        raise ValueError("plan.shares has no effect on the method whole, which has one stage")
-    if retrain is not None and method != "mslt":
-        raise ValueError(f"plan.retrain has no effect on the method {method}")
-    if retrain is not None and shares is not None:
-        raise ValueError("plan.retrain has no effect beside plan.shares, whose last entry it is")
-    if k is not None and k < 1:
-        raise ValueError(f"plan.k must be 1 or more, not {k}")
     share = row.retrain if retrain is None else retrain
-    if not 0 <= share < 1:
-        raise ValueError(f"plan.retrain must be in [0, 1), not {share}")
-    if not 0 <= long_share < 1:
-        raise ValueError(f"plan.long_share must be in [0, 1), not {long_share}")
-    if long_seq_len is not None and not long_share:
-        raise ValueError("plan.long_seq_len has no effect without plan.long_share")
     k = row.k if k is None else k
+    for key, value in {"plan.retrain": share, "plan.long_share": long_share}.items():
+        if not 0 <= value < 1:
+            raise ValueError(f"{key} must be in [0, 1), not {value}")
+    if k < 1:
+        raise ValueError(f"plan.k must be 1 or more, not {k}")
     rows = row.rows(depth, k)
     weights = list(shares) if shares is not None else row.shares(k, share)
     if len(weights) != len(rows):
@@ -213,6 +203,27 @@ def build(
     if long_share:
         stages = _lengthen(stages, round(steps * (1 - long_share)), long_seq_len or 512)
     return Plan(tuple(stages), schedule or Schedule())
+
+
+def _refuse_without_effect(
+    method: str,
+    k: int | None,
+    retrain: float | None,
+    shares: Sequence[float] | None,
+    long_share: float,
+    long_seq_len: int | None,
+) -> None:
+    """Raise ValueError for an option that is given and would change nothing."""
+    if k is not None and method == "whole":
+        raise ValueError("plan.k has no effect on the method whole")
+    if shares is not None and method == "whole":
+        raise ValueError("plan.shares has no effect on the method whole, which has one stage")
+    if retrain is not None and method != "mslt":
+        raise ValueError(f"plan.retrain has no effect on the method {method}")
+    if retrain is not None and shares is not None:
+        raise ValueError("plan.retrain has no effect beside plan.shares, whose last entry it is")
+    if long_seq_len is not None and not long_share:
+        raise ValueError("plan.long_seq_len has no effect without plan.long_share")
 
 
 def _split(steps: int, weights: Sequence[float]) -> list[int]:
