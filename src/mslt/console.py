@@ -91,7 +91,8 @@ class Console:
             self._printed = time.monotonic()
             self.say(
                 f"step {step:,}/{self.plan.steps:,} ({self._stage}): "
-                f"loss {values['mlm_loss']:.3f}, {values['tokens_per_second']:,.0f} tokens/s, about {duration(left)} left"
+                f"loss {values['mlm_loss']:.3f}, {values['tokens_per_second']:,.0f} tokens/s, "
+                f"about {duration(left)} left"
             )
 
     def heldout(self, step: int, values: Mapping[str, Any]) -> None:

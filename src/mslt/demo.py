@@ -1,0 +1,155 @@
+"""The whole way in a few minutes: text, vocabulary, two plans side by side, Hugging Face, [MASK].
+
+Offline. The text is the English prose that every Python installation holds: the docstrings of the
+standard library and of the installed packages.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from mslt.analysis.curves import Curve, draw
+from mslt.analysis.tables import stage_table
+from mslt.config import Config
+from mslt.console import Console, duration
+from mslt.data.prepare import PrepareConfig, prepare
+from mslt.data.store import TokenStore
+from mslt.huggingface import export
+from mslt.pretrain import Job, Progress, train
+from mslt.recipes import demo_mslt, demo_whole
+from mslt.run import Run
+
+BLOCKS = 10  # of each plan, taken in turn, so that both see the same drifts of the machine
+PROBE_STEPS = 6
+# Below, a deep model has not yet left the loss of token frequencies; above, patience ends.
+FEWEST_STEPS, MOST_STEPS = 900, 4000
+SENTENCES = (
+    "this method returns a new [MASK] .",
+    "if the file does not [MASK] , an error is raised .",
+    "return the [MASK] of the given object .",
+    "the default value is [MASK] .",
+)
+
+
+def demo(out: Path, seconds: float) -> None:
+    """Run the demo.
+
+    Args:
+        out: a new folder for the store, both runs, the picture and the exported model.
+        seconds: training time to aim at, for both plans together on this machine.
+
+    Raises:
+        ValueError: the folder is not empty.
+    """
+    start = time.monotonic()
+    if out.exists() and any(out.iterdir()):
+        raise ValueError(f"{out} is not empty: choose another --out")
+    print("Text: the docstrings of the Python packages that are installed here.", flush=True)
+    store = prepare(["pydocs"], out / "store", PrepareConfig(vocab_size=2048, heldout=0.02))
+    steps = affordable_steps(store, seconds)
+    print(f"\nTraining two models for {steps:,} steps each, in turns: whole and mslt.", flush=True)
+    runs = side_by_side(store, out, {"whole": demo_whole(), "mslt": demo_mslt()}, steps)
+    print("\n" + stage_table(runs))
+    print(verdict(runs))
+    picture = draw([Curve.of(run, name) for name, run in runs.items()], out / "loss.png")
+    model = export(runs["mslt"].path, out / "bert-mslt")
+    print(f"\nLoss curves: {picture}\nModel for Hugging Face: {model}\n")
+    fill_masks(model)
+    print(f"\nDone in {duration(time.monotonic() - start)}.")
+
+
+def affordable_steps(store: TokenStore, seconds: float) -> int:
+    """Steps of each plan that fit the time, judged by a few steps of the whole model.
+
+    MSLT is taken to cost 0.55 of it.
+    """
+    job = Job.prepare(demo_whole(), store)
+    model_steps = _probe(job)
+    next(model_steps)  # the first step warms caches and allocators up
+    begin = time.perf_counter()
+    for _ in range(PROBE_STEPS):
+        next(model_steps)
+    each = (time.perf_counter() - begin) / PROBE_STEPS
+    fit = int(seconds / (each * 1.55))
+    return max(FEWEST_STEPS, min(MOST_STEPS, fit // 100 * 100))
+
+
+def _probe(job: Job) -> Iterator[None]:
+    """Steps of the last stage on a model that is thrown away."""
+    from mslt.model import Encoder
+    from mslt.trainer import Trainer
+
+    stage = job.plan.stages[-1]
+    model = Encoder(job.config.model).to(job.world.device)
+    trainer = Trainer(model, job.settings(stage), {}, job.world)
+    step = 0
+    while True:
+        trainer.step(step, job.instances.batch(step, stage.seq_len), 1e-6)
+        yield
+        step += 1
+
+
+def side_by_side(
+    store: TokenStore, out: Path, configs: dict[str, Config], steps: int
+) -> dict[str, Run]:
+    """Train each config for the same steps, a block of one after a block of the other."""
+    loops: dict[str, Iterator[Progress]] = {}
+    runs: dict[str, Run] = {}
+    for name, config in configs.items():
+        every = max(1, steps // 20)
+        config = replace(config, steps=steps, eval_every=every, save_every=steps)
+        job = Job.prepare(config, store)
+        runs[name] = Run.create(out / name, job.config, job.facts(store), store.path / "tokenizer")
+        console = Console(job.plan, config.batch_size, quiet=True)
+        loops[name] = train(job, job.first_state(), runs[name], console)
+    print(f"Loss of the tokens' own frequencies: {job.baseline:.3f}", flush=True)
+    for block in range(1, BLOCKS + 1):
+        line = []
+        for name, loop in loops.items():
+            progress = _advance(loop, steps * block // BLOCKS)
+            heldout = [m for m in runs[name].metrics() if m["kind"] == "heldout"][-1]
+            line.append(f"{name} {heldout['mlm_loss']:.3f} in {progress.clock.seconds:5.1f} s")
+        print(f"  step {steps * block // BLOCKS:5,}/{steps:,}: " + ", ".join(line), flush=True)
+    for loop in loops.values():
+        next(loop, None)  # lets the last step's saving finish
+    return runs
+
+
+def _advance(loop: Iterator[Progress], to: int) -> Progress:
+    progress = next(loop)
+    while progress.step < to:
+        progress = next(loop)
+    return progress
+
+
+def verdict(runs: dict[str, Run]) -> str:
+    """What the demo has shown, in two lines."""
+    ends = {
+        name: [m for m in run.metrics() if m["kind"] == "heldout"][-1]
+        for name, run in runs.items()
+    }
+    whole, mslt = ends["whole"], ends["mslt"]
+    baseline = runs["whole"].facts()["baseline_mlm_loss"]
+    share = mslt["seconds"] / whole["seconds"]
+    return (
+        f"\nMSLT took {share:.2f} of the whole model's training time: {1 / share:.2f}x as fast.\n"
+        f"Held-out loss: whole {whole['mlm_loss']:.3f}, mslt {mslt['mlm_loss']:.3f}; "
+        f"token frequencies alone: {baseline:.3f}."
+    )
+
+
+def fill_masks(model: Path) -> None:
+    """Guess the [MASK] of a few sentences by the exported folder, as its users will load it."""
+    import torch
+    from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    bert = AutoModelForMaskedLM.from_pretrained(model).eval()
+    for sentence in SENTENCES:
+        inputs = tokenizer(sentence, return_tensors="pt")
+        with torch.no_grad():
+            logits = bert(**inputs).logits[0]
+        place = int((inputs["input_ids"][0] == tokenizer.mask_token_id).nonzero()[0])
+        best = logits[place].topk(5).indices.tolist()
+        print(f"  {sentence}  ->  {', '.join(tokenizer.convert_ids_to_tokens(best))}")
