@@ -19,7 +19,7 @@ ROWS = (
     ("model", "optim"),
     ("grow", "objective", "checkpoint"),
     ("trainer", "run"),
-    ("console", "pretrain", "huggingface"),
+    ("console", "pretrain", "card", "huggingface"),
     ("analysis",),
     ("demo", "cli", "__main__"),
 )

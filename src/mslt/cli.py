@@ -13,7 +13,7 @@ from mslt.config import Config, ModelConfig
 from mslt.options import Options, Values, did_you_mean, flatten, unflatten
 from mslt.recipes import RECIPES
 
-OK, INTERRUPTED, WRONG = 0, 130, 2
+OK, WRONG, INTERRUPTED, NOBODY_READS = 0, 2, 130, 141  # as a shell counts signals
 
 _OVERVIEW = """usage: mslt COMMAND [options]
 
@@ -39,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: its words; the process's own by default.
 
     Returns:
-        The exit status: 0, 2 after one line about what the user gave, 130 after Ctrl-C.
+        The exit status: 0, 2 after one line about what the user gave, 130 after Ctrl-C, 141 where
+        nobody reads the output any more.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return status
     except BrokenPipeError:  # mslt pretrain --help | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OK
+        return NOBODY_READS
     except KeyboardInterrupt:
         print("mslt: interrupted", file=sys.stderr)
         return INTERRUPTED
