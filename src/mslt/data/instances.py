@@ -102,7 +102,7 @@ class Instances:
         keys = bits(self._instance_key, number)
         segments = pairs.segments(
             self.corpus,
-            self._anchors(number, seq_len),
+            self.anchors(number, seq_len),
             units(keys[:, None], np.arange(pairs.DRAWS)),
             pair=self.config.pair,
             short_prob=self.config.short_prob,
@@ -143,7 +143,7 @@ class Instances:
             raise ValueError(f"seq_len must be {SHORTEST} or more, not {seq_len}")
         return seq_len - (2 if self.config.pair == "none" else 3)
 
-    def _anchors(self, number: np.ndarray, seq_len: int) -> np.ndarray:
+    def anchors(self, number: np.ndarray, seq_len: int) -> np.ndarray:
         """The token of the corpus around which each instance is made [B]."""
         count = self.epoch_instances(seq_len)
         epoch, place = np.divmod(number, count)

@@ -147,7 +147,7 @@ def _sop(corpus: Corpus, chunk: Chunk, units: np.ndarray, room: int) -> Segments
     begin = np.where(alone, begin + below(units[:, _FRONT_A], end - begin - size + 1), begin)
     middle = np.where(alone, begin + 1 + below(units[:, _SPLIT], size - 1), middle)
     end = np.where(alone, begin + size, end)
-    swapped = units[:, _OTHER] < 0.5
+    swapped = (units[:, _OTHER] < 0.5) & (middle < end)  # a lone token has nothing to swap with
     return Segments(
         np.where(swapped, middle, begin),
         np.where(swapped, end - middle, middle - begin),
