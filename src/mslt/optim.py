@@ -97,10 +97,9 @@ class Optimizer:
 
     def _recall(self, name: str, moment: Moment) -> None:
         span, shape = self._spans[name]
-        if moment.mean.shape != shape or moment.square.shape != shape:
-            raise ValueError(
-                f"the moments of {name} are {list(moment.mean.shape)}, not {list(shape)}"
-            )
+        for given in (moment.mean.shape, moment.square.shape):
+            if given != shape:
+                raise ValueError(f"the moments of {name} are {list(given)}, not {list(shape)}")
         self.mean[span] = moment.mean.flatten()
         self.square[span] = moment.square.flatten()
 
