@@ -19,8 +19,10 @@ ROWS = (
     ("model", "optim"),
     ("grow", "objective", "checkpoint"),
     ("trainer", "run"),
-    ("console", "pretrain", "card", "huggingface"),
+    ("console", "pretrain"),
     ("analysis",),
+    ("card", "huggingface"),
+    ("card", "huggingface"),
     ("demo", "cli", "__main__"),
 )
 HEAVY = {"torch", "transformers", "matplotlib", "pyarrow", "datasets", "tensorboard"}

@@ -112,10 +112,13 @@ def write_file(path: Path, content: Content) -> None:
         path.write_bytes(content)
     else:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in content.items()}
+        path.touch()
+        mode = path.stat().st_mode
         try:
             save_file(tensors, path, metadata={"format": "pt"})
         except SafetensorError as error:  # what the library makes of a full disk
             raise OSError(f"{path} cannot be written: {error}") from None
+        path.chmod(mode)  # the library lets nobody but the owner read, whatever the umask
     flush(path)
 
 

@@ -5,15 +5,19 @@ Nothing here imports transformers, and torch only once there is something to do 
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mslt.config import ModelConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from mslt.model import Encoder
 
 # Our module, and theirs. A fused one has a name for each of its parts.
 _MODULES = {
@@ -114,3 +118,89 @@ def config_to_hf(config: ModelConfig, depth: int, pad_token_id: int = 0) -> dict
         "tie_word_embeddings": True,
         "dtype": "float32",
     }
+
+
+def export(run: Path, out: Path, stage: int | None = None) -> Path:
+    """Write a run's model as a folder that `transformers` loads, with tokenizer and model card.
+
+    Args:
+        run: a run's folder.
+        out: the folder to write: new, or empty.
+        stage: the model at the end of this stage, counted from 1. Without it, the finished model
+            or, of a run that is not finished, its newest good checkpoint.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: the run has no such model, it is damaged, or `out` is not empty.
+        OSError: the disk is full or not writable; nothing is left under the final name.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} is not empty: choose another --out")
+    folders = _model_folders(run, stage)
+
+    from mslt.card import Described, model_card
+    from mslt.checkpoint import appearing, write_file
+    from mslt.data.tokenizer import read_vocabulary
+    from mslt.run import Run
+
+    opened = Run.open(run)
+    config, pad = opened.config.model, read_vocabulary(run / "tokenizer").pad
+    model, facts = _load_first_good(folders, config)
+    tensors = to_hf(model.state_dict())
+    parameters = sum(tensor.numel() for tensor in tensors.values())
+    told = json.loads((run / "tokenizer" / "tokenizer_config.json").read_bytes())
+    told["model_max_length"] = config.max_position_embeddings
+    texts = {
+        "config.json": _json(config_to_hf(config, model.depth, pad)),
+        "tokenizer_config.json": _json(told),
+        "README.md": model_card(Described(opened, facts["step"], facts["seconds"], parameters)),
+    }
+    with appearing(out) as folder:
+        write_file(folder / "model.safetensors", tensors)
+        for name, text in texts.items():
+            write_file(folder / name, text.encode())
+        for name in ("tokenizer.json", "vocab.txt"):
+            write_file(folder / name, (run / "tokenizer" / name).read_bytes())
+    return out
+
+
+def _model_folders(run: Path, stage: int | None) -> list[Path]:
+    """Where the model that is asked for may be, the best first. Needs no torch to say no."""
+    file = run / "run.json"
+    try:
+        rows = json.loads(file.read_bytes())["stages"]
+        named = [run / "stages" / f"{i}-depth-{row['depth']}" for i, row in enumerate(rows, 1)]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is damaged: {error!r}") from None
+    ended = {i: folder for i, folder in enumerate(named, 1) if folder.is_dir()}
+    if stage is not None:
+        if stage not in ended:
+            which = f"these have: {', '.join(map(str, ended))}" if ended else "none has"
+            raise ValueError(f"stage {stage} of {len(named)} has not ended in {run}; {which}")
+        return [ended[stage]]
+    if len(named) in ended:
+        return [ended[len(named)]]
+    checkpoints = sorted((run / "checkpoints").glob("step-*"), reverse=True)
+    if not checkpoints:
+        raise ValueError(f"{run} has no checkpoint yet: there is no model to export")
+    return checkpoints
+
+
+def _load_first_good(
+    folders: Sequence[Path], config: ModelConfig
+) -> tuple[Encoder, dict[str, Any]]:
+    from mslt.checkpoint import load_model
+
+    *before, last = folders
+    for folder in before:
+        try:
+            return load_model(folder, config)
+        except ValueError as error:
+            print(f"mslt: {error}; trying the checkpoint before it", flush=True)
+    return load_model(last, config)
+
+
+def _json(values: Mapping[str, Any]) -> str:
+    return json.dumps(values, indent=2, ensure_ascii=False) + "\n"

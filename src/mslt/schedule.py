@@ -5,6 +5,7 @@ from math import inf
 from typing import Literal, get_args
 
 Shape = Literal["linear", "wsd", "constant"]
+DECAY_SHARE = 0.2  # of `wsd`, where it is not given
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Schedule:
         if self.shape == "linear":
             return self.lr * left / max(1, steps - warmup)
         if self.shape == "wsd":
-            share = 0.2 if self.decay_share is None else self.decay_share
+            share = self.decay_share or DECAY_SHARE
             decay = max(1, round(min(share * steps, steps - warmup)))
             return self.lr * min(1.0, left / decay)
         return self.lr

@@ -1,0 +1,368 @@
+"""Exported models load in transformers, compute what ours compute, and say what they are."""
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import (
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForPreTraining,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+)
+
+from mslt import huggingface
+from mslt.checkpoint import State, load_model
+from mslt.config import Config, InstanceConfig, ModelConfig, PlanConfig
+from mslt.data import tokenizer as tokenizers
+from mslt.huggingface import export
+from mslt.model import Encoder
+from mslt.run import Run
+from mslt.schedule import Schedule
+
+WORDS = ["the", "capital", "is", "paris", "of", "france", "##s", ".", "\u00e9t\u00e9", "ete"]
+PIECES = [*tokenizers.SPECIAL, *WORDS]
+
+CONFIG = Config(
+    steps=1000,
+    batch_size=8,
+    eval_batches=2,
+    model=ModelConfig(
+        vocab_size=len(PIECES),
+        hidden_size=32,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        max_position_embeddings=40,
+    ),
+    plan=PlanConfig(method="mslt", k=2, retrain=0.2, seq_len=32),
+    schedule=Schedule(lr=1e-3, warmup_steps=30, shape="wsd"),
+)
+
+
+def new_run(path: Path, config: Config = CONFIG, pieces: list[str] = PIECES) -> Run:
+    """A run that is about to begin, on a store whose path must not be given away."""
+    vocab = {piece: i for i, piece in enumerate(pieces)}
+    tokenizers.save(tokenizers.build(vocab, lowercase=True), path.parent / "tokenizer")
+    facts = {
+        "data": "/home/somebody/private/my|store",
+        "store_sha256": "c0ffee" * 10,
+        "text": {
+            "train": {"tokens": 64_000, "sentences": 900, "documents": 1234},
+            "heldout": {"tokens": 2_000, "sentences": 30, "documents": 56},
+        },
+        "device": "cpu",
+        "precision": "fp32",
+        "stages": [asdict(stage) for stage in config.stages().stages],
+        "baseline_mlm_loss": 2.5,
+    }
+    return Run.create(path, config, facts, path.parent / "tokenizer")
+
+
+def trained_model(depth: int, seed: int = 0, config: Config = CONFIG) -> Encoder:
+    """Numbers that are nowhere 0 or 1, as after training."""
+    model = Encoder(config.model, depth)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
+def end_stages(run: Run, count: int) -> None:
+    """As if the first stages of the plan had been trained, at 0.1 seconds a step."""
+    plan = run.config.stages()
+    for index, (stage, end) in enumerate(list(zip(plan.stages, plan.ends))[:count]):
+        values = {"mlm_loss": 2.0 - index / 4, "mlm_accuracy": 0.375, "seconds": end / 10}
+        values |= {"pair_loss": 0.5, "pair_accuracy": 0.75} if has_pairs(run) else {}
+        run.record("heldout", end, values)
+        facts = {"step": end, "seconds": end / 10}
+        run.save_stage(index, plan, trained_model(stage.depth, seed=index), facts)
+
+
+def has_pairs(run: Run) -> bool:
+    return run.config.instances.pair != "none"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    run = new_run(tmp_path_factory.mktemp("finished") / "run")
+    end_stages(run, 3)
+    return run
+
+
+@pytest.fixture(scope="module")
+def exported(finished: Run) -> Path:
+    return export(finished.path, finished.path.parent / "exported")
+
+
+def card_of(folder: Path) -> str:
+    return (folder / "README.md").read_text(encoding="utf-8")
+
+
+def logits_of_ours(model: Encoder, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    model.eval()
+    with torch.no_grad():
+        hidden_BLD = model.hidden(
+            inputs["input_ids"], inputs["token_type_ids"], inputs["attention_mask"].bool()
+        )
+        mlm_BLV = model.head.mlm(hidden_BLD, model.embeddings.token.weight)
+        return mlm_BLV, model.head.next_sentence(hidden_BLD[:, 0])
+
+
+def some_text(tokenizer: PreTrainedTokenizerBase) -> dict[str, Tensor]:
+    return tokenizer(
+        ["the [MASK] of France", "Paris."],
+        ["is Paris.", "\u00c9t\u00e9s"],
+        padding=True,
+        return_tensors="pt",
+    )
+
+
+def test_the_folder_holds_what_a_hugging_face_model_holds(exported: Path) -> None:
+    assert sorted(path.name for path in exported.iterdir()) == [
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "vocab.txt",
+    ]
+    with safe_open(exported / "model.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt"}
+    names = load_file(exported / "model.safetensors").keys()
+    assert not [name for name in names if "decoder" in name or "position_ids" in name]
+    assert len({path.stat().st_mode for path in exported.iterdir()}) == 1
+
+
+def test_an_exported_model_computes_what_ours_computes(finished: Run, exported: Path) -> None:
+    theirs, info = AutoModelForPreTraining.from_pretrained(exported, output_loading_info=True)
+    assert not any(info.values()), info
+    assert theirs.dtype == torch.float32
+    ours, _ = load_model(finished.stage_folders()[-1], CONFIG.model)
+    inputs = some_text(AutoTokenizer.from_pretrained(exported))
+    assert not inputs["attention_mask"].all()
+    mlm_BLV, pair_B2 = logits_of_ours(ours, inputs)
+    with torch.no_grad():
+        expected = theirs.eval()(**inputs)
+    assert (mlm_BLV - expected.prediction_logits).abs().max() < 1e-5
+    assert (pair_B2 - expected.seq_relationship_logits).abs().max() < 1e-5
+
+
+def test_it_loads_as_encoder_and_as_masked_language_model(exported: Path) -> None:
+    whole = AutoModelForPreTraining.from_pretrained(exported).eval()
+    encoder, about_encoder = AutoModel.from_pretrained(exported, output_loading_info=True)
+    masked, about_masked = AutoModelForMaskedLM.from_pretrained(exported, output_loading_info=True)
+    assert not about_encoder["missing_keys"]
+    assert not about_masked["missing_keys"]
+    inputs = some_text(AutoTokenizer.from_pretrained(exported))
+    with torch.no_grad():
+        expected = whole(**inputs, output_hidden_states=True)
+        assert torch.equal(encoder.eval()(**inputs)[0], expected.hidden_states[-1])
+        assert torch.equal(masked.eval()(**inputs).logits, expected.prediction_logits)
+
+
+def test_the_tokenizer_is_the_one_of_the_run(finished: Run, exported: Path) -> None:
+    loaded = AutoTokenizer.from_pretrained(exported)
+    ours = tokenizers.load(finished.path / "tokenizer")
+    text = "The capital of France is \u00c9t\u00e9 [MASK], Pariss."
+    assert loaded(text)["input_ids"] == ours.encode(text).ids
+    assert loaded.model_max_length == CONFIG.model.max_position_embeddings
+    assert loaded.mask_token_id == PIECES.index("[MASK]")
+    assert (exported / "vocab.txt").read_text("utf-8").split("\n") == [*PIECES, ""]
+
+
+def test_config_json_says_the_same_as_the_library_would_write(
+    exported: Path, tmp_path: Path
+) -> None:
+    AutoModelForPreTraining.from_pretrained(exported).save_pretrained(tmp_path)
+    theirs = json.loads((tmp_path / "config.json").read_text())
+    ours = json.loads((exported / "config.json").read_text())
+    assert {key: theirs[key] for key in ours} == ours
+    assert load_file(tmp_path / "model.safetensors").keys() == (
+        load_file(exported / "model.safetensors").keys()
+    )
+
+
+@pytest.mark.parametrize(("stage", "depth"), [(1, 2), (2, 4), (3, 4)])
+def test_every_stage_gives_a_model_of_its_own_depth(
+    finished: Run, tmp_path: Path, stage: int, depth: int
+) -> None:
+    folder = export(finished.path, tmp_path / "out", stage)
+    config = json.loads((folder / "config.json").read_text())
+    ours, _ = load_model(finished.stage_folders()[stage - 1], CONFIG.model)
+    expected = huggingface.to_hf(ours.state_dict())
+    written = load_file(folder / "model.safetensors")
+    assert config["num_hidden_layers"] == ours.depth == depth
+    assert written.keys() == expected.keys()
+    assert all(torch.equal(written[name], expected[name]) for name in expected)
+
+
+def test_an_unfinished_run_gives_its_newest_good_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = new_run(tmp_path / "run")
+    end_stages(run, 1)
+    for step in (400, 450, 460):
+        model = trained_model(2 if step == 400 else 4, seed=step)
+        run.save(State(step=step, model=model, seconds=step / 10))
+    newest = run.checkpoints()[-1] / "model.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-1] + b"!")
+    folder = export(run.path, tmp_path / "out")
+    assert "step-00000460/model.safetensors is damaged" in capsys.readouterr().out
+    expected = huggingface.to_hf(trained_model(4, seed=450).state_dict())
+    written = load_file(folder / "model.safetensors")
+    assert all(torch.equal(written[name], expected[name]) for name in expected)
+    card = card_of(folder)
+    assert "It is not finished: it stands in stage 2 of 3, after 450 of 1,000 steps" in card
+    assert "| 2 | 4 | 3 to 4 | 50 of 400 | 32 | 5.0 s | 2,560 |  |" in card
+    assert "Measured after step 400" in card
+
+
+def test_the_id_of_padding_is_the_tokenizers(tmp_path: Path) -> None:
+    pieces = ["the", *PIECES[1:5], "[PAD]", *PIECES[6:]]
+    run = new_run(tmp_path / "run", pieces=pieces)
+    end_stages(run, 3)
+    folder = export(run.path, tmp_path / "out")
+    assert json.loads((folder / "config.json").read_text())["pad_token_id"] == 5
+    assert AutoTokenizer.from_pretrained(folder).pad_token_id == 5
+
+
+def test_a_stage_that_has_not_ended_is_refused_with_those_that_have(tmp_path: Path) -> None:
+    run = new_run(tmp_path / "run")
+    with pytest.raises(ValueError, match=r"stage 1 of 3 has not ended in .*run; none has"):
+        export(run.path, tmp_path / "out", 1)
+    with pytest.raises(ValueError, match="has no checkpoint yet"):
+        export(run.path, tmp_path / "out")
+    end_stages(run, 2)
+    for stage in (3, 4, 0, -1):
+        with pytest.raises(ValueError, match=rf"stage {stage} .*; these have: 1, 2$"):
+            export(run.path, tmp_path / "out", stage)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_with_something_in_it_is_left_alone(finished: Run, tmp_path: Path) -> None:
+    (tmp_path / "note.txt").write_text("mine")
+    with pytest.raises(ValueError, match="is not empty: choose another --out"):
+        export(finished.path, tmp_path)
+    with pytest.raises(ValueError, match="is not empty"):
+        export(finished.path, tmp_path / "note.txt")
+    assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
+    (tmp_path / "empty").mkdir()
+    assert (export(finished.path, tmp_path / "empty") / "config.json").exists()
+
+
+def test_a_damaged_model_is_refused_by_name(tmp_path: Path) -> None:
+    run = new_run(tmp_path / "run")
+    end_stages(run, 3)
+    file = run.stage_folders()[-1] / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"!")
+    with pytest.raises(ValueError, match=r"3-depth-4/model\.safetensors is damaged"):
+        export(run.path, tmp_path / "out")
+    (run.path / "run.json").write_text("{")
+    with pytest.raises(ValueError, match=r"run\.json is damaged"):
+        export(run.path, tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "tokenizer"]
+
+
+def test_a_full_disk_leaves_nothing_behind(
+    finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("mslt.checkpoint.flush", full)
+    with pytest.raises(OSError, match="No space left"):
+        export(finished.path, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_can_be_refused_at_once_is_refused_without_torch(finished: Run) -> None:
+    code = (
+        "import sys; from pathlib import Path; from mslt.huggingface import export\n"
+        "try: export(Path(sys.argv[1]), Path('never'), 9)\n"
+        "except ValueError as error: print(error)\n"
+        "assert not {'torch', 'transformers'} & set(sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, finished.path], capture_output=True, text=True, check=True
+    )
+    assert "these have: 1, 2, 3" in done.stdout
+
+
+def test_the_card_says_what_was_done_and_how_well(exported: Path) -> None:
+    _, head, card = card_of(exported).split("---\n", 2)
+    meta = yaml.safe_load(head)
+    assert (meta["library_name"], meta["pipeline_tag"]) == ("transformers", "fill-mask")
+    assert "license" not in meta
+    assert "multi-stage layerwise training" in card
+    assert "and a last stage retrains the whole model" in card
+    assert "All of its 1,000 steps are done." in card
+    assert "| 1 | 2 | all | 400 | 32 | 40.0 s | 2,560 | 2.0000 |" in card
+    assert "| 2 | 4 | 3 to 4 | 400 | 32 | 40.0 s | 2,560 | 1.7500 |" in card
+    assert "| 3 | 4 | all | 200 | 32 | 20.0 s | 2,560 | 1.5000 |" in card
+    assert "Training time: 2 min (0.03 hours)" in card
+    assert "| masked tokens | 1.5000 | 37.5% |" in card
+    assert "| masked tokens, by their frequency alone | 2.5000 |" in card
+    assert "| sentence pairs | 0.5000 | 75.0% |" in card
+    assert "64,000 tokens, 1,234 documents" in card
+    assert "| read of it | 256,000 tokens with padding: 4 times |" in card
+    assert "c0ffee" in card
+    assert "up to 32 tokens" in card
+    assert "arXiv:2011.13635" in card
+    assert f"torch {torch.__version__}" in card
+
+
+def test_the_card_counts_the_parameters(exported: Path) -> None:
+    model = AutoModelForPreTraining.from_pretrained(exported)
+    assert f"| parameters | {model.num_parameters():,} |" in card_of(exported)
+
+
+def test_the_card_gives_no_path_away(exported: Path) -> None:
+    text = "".join(
+        path.read_text("utf-8") for path in exported.iterdir() if path.suffix != ".safetensors"
+    )
+    assert "somebody" not in text
+    assert str(exported.parent) not in text
+    assert "| token store | my\\|store |" in text
+
+
+def test_the_cards_example_runs(exported: Path) -> None:
+    (code,) = re.findall("```python\n(.*?)```", card_of(exported), re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(code.replace("path/to/this/folder", str(exported)), names)
+    assert names["logits"].shape[-1] == len(PIECES)
+
+
+def test_the_card_of_a_stage_knows_nothing_of_later_ones(finished: Run, tmp_path: Path) -> None:
+    card = card_of(export(finished.path, tmp_path / "out", 1))
+    assert "the model at the end of stage 1 of 3, after 400 of 1,000 steps" in card
+    assert "| masked tokens | 2.0000 |" in card
+    assert "1.5000" not in card
+    assert "| layers | 2 |" in card
+
+
+def test_the_card_admits_what_was_not_learned(tmp_path: Path) -> None:
+    instances = InstanceConfig(pair="none", whole_word=True)
+    plan = replace(CONFIG.plan, k=None, retrain=None, method="whole", seq_len=40)
+    config = replace(CONFIG, instances=instances, plan=plan)
+    run = new_run(tmp_path / "run", config)
+    plan_steps = config.stages().steps
+    run.record("heldout", plan_steps, {"mlm_loss": 2.48, "mlm_accuracy": 0.1, "seconds": 5.0})
+    run.save_stage(0, config.stages(), trained_model(4), {"step": plan_steps, "seconds": 5.0})
+    card = card_of(export(run.path, tmp_path / "out"))
+    assert "not been shown to know more than how often each token occurs" in card
+    assert "Pooler and sentence-pair head are random" in card
+    assert "by chance" not in card
+    assert "truncation=True" not in card
+    assert "whole words" in card
