@@ -220,7 +220,7 @@ def _export(argv: list[str]) -> int:
 
     from mslt.huggingface import export
 
-    export(run, out, given.get("stage"))
+    print(f"wrote {export(run, out, given.get('stage'))}: from_pretrained({str(out)!r}) loads it")
     return OK
 
 

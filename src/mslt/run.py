@@ -142,7 +142,7 @@ class Run:
 
     def stage_folders(self) -> list[Path]:
         """Folders of the stages that have ended, first to last."""
-        folders = (self.path / "stages").glob("*-depth-*")
+        folders = (self.path / "stages").glob("[0-9]*-depth-*")  # not what a kill left
         return sorted(folders, key=lambda folder: int(folder.name.partition("-")[0]))
 
     def save_stage(self, index: int, plan: Plan, model: Encoder, facts: Mapping[str, Any]) -> None:
