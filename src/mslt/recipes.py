@@ -158,3 +158,23 @@ def bert_small_stacking() -> Config:
 def bert_small_mslt() -> Config:
     """12 layers, 256 wide, length 128, by MSLT."""
     return _for_one_cpu("mslt", 256, 128, 5e-4)
+
+
+def _demo(method: str) -> Config:
+    """Small enough for two runs in minutes on two cores without bf16; see `mslt.demo`."""
+    config = _for_one_cpu(method, 64, 64, 1.5e-3)
+    return replace(
+        config, steps=1500, batch_size=16, model=replace(config.model, num_attention_heads=2)
+    )
+
+
+@recipe
+def demo_whole() -> Config:
+    """12 layers, 64 wide, length 64, trained whole: what `mslt demo` compares with."""
+    return _demo("whole")
+
+
+@recipe
+def demo_mslt() -> Config:
+    """12 layers, 64 wide, length 64, by MSLT: what `mslt demo` shows."""
+    return _demo("mslt")
