@@ -12,7 +12,7 @@ from mslt.data.instances import Batch
 torch.set_num_threads(1)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny() -> ModelConfig:
     """Up to twelve layers, 16 wide, for 40 pieces and 16 positions. With dropout, as in BERT."""
     return ModelConfig(
@@ -25,7 +25,7 @@ def tiny() -> ModelConfig:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def random_batch() -> Callable[..., Batch]:
     """A batch of `sequences` of 12 tokens as a function of the seed: padding, unused slots."""
 
