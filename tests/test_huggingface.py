@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -26,8 +27,11 @@ from mslt import huggingface
 from mslt.checkpoint import State, load_model
 from mslt.config import Config, InstanceConfig, ModelConfig, PlanConfig
 from mslt.data import tokenizer as tokenizers
+from mslt.data.instances import Batch
+from mslt.data.store import TokenStore
 from mslt.huggingface import export
 from mslt.model import Encoder
+from mslt.pretrain import Job, pretrain
 from mslt.run import Run
 from mslt.schedule import Schedule
 
@@ -229,6 +233,53 @@ def test_an_unfinished_run_gives_its_newest_good_checkpoint(
     assert "Measured after step 400" in card
 
 
+def test_an_exported_model_reaches_the_loss_that_its_run_recorded(
+    store: Path, tmp_path: Path
+) -> None:
+    config = Config(
+        steps=6,
+        batch_size=8,
+        eval_every=0,
+        eval_batches=2,
+        log_every=3,
+        device="cpu",
+        precision="fp32",
+        model=ModelConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2),
+        plan=PlanConfig(method="mslt", k=2, retrain=0.34, seq_len=32),
+        schedule=Schedule(lr=1e-2, warmup_steps=2),
+    )
+    assert pretrain(config, store, tmp_path / "run") == 0
+    recorded = [m for m in Run.open(tmp_path / "run").metrics() if m["kind"] == "heldout"]
+    assert [(m["step"], m["depth"]) for m in recorded] == [(2, 1), (4, 2), (6, 2)]
+    batches = Job.prepare(config, TokenStore.open(store)).heldout
+    for stage, line in enumerate(recorded, 1):
+        folder = export(tmp_path / "run", tmp_path / f"stage-{stage}", stage)
+        model, info = AutoModelForPreTraining.from_pretrained(folder, output_loading_info=True)
+        assert not any(info.values()), info
+        mlm, pair = their_losses(model.eval(), batches)
+        # Two sums over all predictions in another order, in fp32.
+        assert mlm == pytest.approx(line["mlm_loss"], abs=1e-5)
+        assert pair == pytest.approx(line["pair_loss"], abs=1e-5)
+
+
+def their_losses(model: torch.nn.Module, batches: list[Batch]) -> tuple[float, float]:
+    """Mean losses on batches by their model."""
+    mlm = pair = predictions = sequences = 0.0
+    for batch in batches:
+        ids = torch.from_numpy(batch.input_ids)
+        seen = torch.arange(ids.shape[1]) < torch.from_numpy(batch.lengths)[:, None]
+        with torch.no_grad():
+            out = model(ids, seen.long(), torch.from_numpy(batch.token_type_ids))
+        rows, slots = batch.masked_weights.nonzero()
+        logits = out.prediction_logits[rows, batch.masked_positions[rows, slots]]
+        targets = torch.from_numpy(batch.masked_ids[rows, slots])
+        labels = torch.from_numpy(batch.pair_labels)
+        mlm += float(F.cross_entropy(logits, targets, reduction="sum"))
+        pair += float(F.cross_entropy(out.seq_relationship_logits, labels, reduction="sum"))
+        predictions, sequences = predictions + len(rows), sequences + len(labels)
+    return mlm / predictions, pair / sequences
+
+
 def test_the_id_of_padding_is_the_tokenizers(tmp_path: Path) -> None:
     pieces = ["the", *PIECES[1:5], "[PAD]", *PIECES[6:]]
     run = new_run(tmp_path / "run", pieces=pieces)
@@ -363,6 +414,6 @@ def test_the_card_admits_what_was_not_learned(tmp_path: Path) -> None:
     card = card_of(export(run.path, tmp_path / "out"))
     assert "not been shown to know more than how often each token occurs" in card
     assert "Pooler and sentence-pair head are random" in card
-    assert "by chance" not in card
+    assert "| sentence pairs | 0." not in card
     assert "truncation=True" not in card
     assert "whole words" in card

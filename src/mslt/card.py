@@ -275,7 +275,6 @@ def _results(model: Described) -> str:
     ]
     if "pair_loss" in last:
         rows.append(["sentence pairs", f"{last['pair_loss']:.4f}", f"{last['pair_accuracy']:.1%}"])
-        rows.append(["sentence pairs, by chance", "0.6931", "50.0%"])
     sequences = model.config.eval_batches * model.config.batch_size
     return (
         f"## Results\n\n{_table(['held-out text', 'loss (nats)', 'accuracy'], rows)}\n"
