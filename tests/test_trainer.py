@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -342,6 +343,16 @@ def test_evaluation_is_without_dropout_and_weighs_every_prediction_alike(
         "pair_accuracy": torch.cat(pair_right).float().mean(),
     }
     assert seen == pytest.approx({k: float(v) for k, v in expected.items()}, rel=1e-5)
+
+
+def test_what_stands_in_the_padding_changes_nothing(tiny, random_batch):
+    batch = random_batch()
+    padding = np.arange(batch.input_ids.shape[1]) >= batch.lengths[:, None]
+    assert padding.any()
+    other = replace(batch, input_ids=np.where(padding, 7, batch.input_ids))
+    for settings in (PLAIN, replace(PLAIN, precision="bf16")):
+        trainer = Trainer(Encoder(replace(tiny, initializer_range=0.2), 2), settings, {})
+        assert trainer.evaluate([batch]) == trainer.evaluate([other])
 
 
 def test_evaluation_without_a_pair_objective_says_nothing_of_pairs(tiny, random_batch):
