@@ -22,7 +22,6 @@ ROWS = (
     ("console", "pretrain"),
     ("analysis",),
     ("card", "huggingface"),
-    ("card", "huggingface"),
     ("demo", "cli", "__main__"),
 )
 HEAVY = {"torch", "transformers", "matplotlib", "pyarrow", "datasets", "tensorboard"}
