@@ -1,17 +1,15 @@
 """Exported models load in transformers, compute what ours compute, and say what they are."""
 
 import json
-import re
 import subprocess
 import sys
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-import yaml
+from made_up_run import CONFIG, PIECES, card_of, end_stages, new_run, trained_model
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
@@ -25,7 +23,7 @@ from transformers import (
 
 from mslt import huggingface
 from mslt.checkpoint import State, load_model
-from mslt.config import Config, InstanceConfig, ModelConfig, PlanConfig
+from mslt.config import Config, ModelConfig, PlanConfig
 from mslt.data import tokenizer as tokenizers
 from mslt.data.instances import Batch
 from mslt.data.store import TokenStore
@@ -34,68 +32,6 @@ from mslt.model import Encoder
 from mslt.pretrain import Job, pretrain
 from mslt.run import Run
 from mslt.schedule import Schedule
-
-WORDS = ["the", "capital", "is", "paris", "of", "france", "##s", ".", "\u00e9t\u00e9", "ete"]
-PIECES = [*tokenizers.SPECIAL, *WORDS]
-
-CONFIG = Config(
-    steps=1000,
-    batch_size=8,
-    eval_batches=2,
-    model=ModelConfig(
-        vocab_size=len(PIECES),
-        hidden_size=32,
-        num_hidden_layers=4,
-        num_attention_heads=2,
-        max_position_embeddings=40,
-    ),
-    plan=PlanConfig(method="mslt", k=2, retrain=0.2, seq_len=32),
-    schedule=Schedule(lr=1e-3, warmup_steps=30, shape="wsd"),
-)
-
-
-def new_run(path: Path, config: Config = CONFIG, pieces: list[str] = PIECES) -> Run:
-    """A run that is about to begin, on a store whose path must not be given away."""
-    vocab = {piece: i for i, piece in enumerate(pieces)}
-    tokenizers.save(tokenizers.build(vocab, lowercase=True), path.parent / "tokenizer")
-    facts = {
-        "data": "/home/somebody/private/my|store",
-        "store_sha256": "c0ffee" * 10,
-        "text": {
-            "train": {"tokens": 64_000, "sentences": 900, "documents": 1234},
-            "heldout": {"tokens": 2_000, "sentences": 30, "documents": 56},
-        },
-        "device": "cpu",
-        "precision": "fp32",
-        "stages": [asdict(stage) for stage in config.stages().stages],
-        "baseline_mlm_loss": 2.5,
-    }
-    return Run.create(path, config, facts, path.parent / "tokenizer")
-
-
-def trained_model(depth: int, seed: int = 0, config: Config = CONFIG) -> Encoder:
-    """Numbers that are nowhere 0 or 1, as after training."""
-    model = Encoder(config.model, depth)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
-    return model
-
-
-def end_stages(run: Run, count: int) -> None:
-    """As if the first stages of the plan had been trained, at 0.1 seconds a step."""
-    plan = run.config.stages()
-    for index, (stage, end) in enumerate(list(zip(plan.stages, plan.ends))[:count]):
-        values = {"mlm_loss": 2.0 - index / 4, "mlm_accuracy": 0.375, "seconds": end / 10}
-        values |= {"pair_loss": 0.5, "pair_accuracy": 0.75} if has_pairs(run) else {}
-        run.record("heldout", end, values)
-        facts = {"step": end, "seconds": end / 10}
-        run.save_stage(index, plan, trained_model(stage.depth, seed=index), facts)
-
-
-def has_pairs(run: Run) -> bool:
-    return run.config.instances.pair != "none"
 
 
 @pytest.fixture(scope="module")
@@ -108,10 +44,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture(scope="module")
 def exported(finished: Run) -> Path:
     return export(finished.path, finished.path.parent / "exported")
-
-
-def card_of(folder: Path) -> str:
-    return (folder / "README.md").read_text(encoding="utf-8")
 
 
 def logits_of_ours(model: Encoder, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -349,71 +281,3 @@ def test_what_can_be_refused_at_once_is_refused_without_torch(finished: Run) -> 
         [sys.executable, "-c", code, finished.path], capture_output=True, text=True, check=True
     )
     assert "these have: 1, 2, 3" in done.stdout
-
-
-def test_the_card_says_what_was_done_and_how_well(exported: Path) -> None:
-    _, head, card = card_of(exported).split("---\n", 2)
-    meta = yaml.safe_load(head)
-    assert (meta["library_name"], meta["pipeline_tag"]) == ("transformers", "fill-mask")
-    assert "license" not in meta
-    assert "multi-stage layerwise training" in card
-    assert "and a last stage retrains the whole model" in card
-    assert "All of its 1,000 steps are done." in card
-    assert "| 1 | 2 | all | 400 | 32 | 40.0 s | 2,560 | 2.0000 |" in card
-    assert "| 2 | 4 | 3 to 4 | 400 | 32 | 40.0 s | 2,560 | 1.7500 |" in card
-    assert "| 3 | 4 | all | 200 | 32 | 20.0 s | 2,560 | 1.5000 |" in card
-    assert "Training time: 2 min (0.03 hours)" in card
-    assert "| masked tokens | 1.5000 | 37.5% |" in card
-    assert "| masked tokens, by their frequency alone | 2.5000 |" in card
-    assert "| sentence pairs | 0.5000 | 75.0% |" in card
-    assert "64,000 tokens, 1,234 documents" in card
-    assert "| read of it | 256,000 tokens with padding: 4 times |" in card
-    assert "c0ffee" in card
-    assert "up to 32 tokens" in card
-    assert "arXiv:2011.13635" in card
-    assert f"torch {torch.__version__}" in card
-
-
-def test_the_card_counts_the_parameters(exported: Path) -> None:
-    model = AutoModelForPreTraining.from_pretrained(exported)
-    assert f"| parameters | {model.num_parameters():,} |" in card_of(exported)
-
-
-def test_the_card_gives_no_path_away(exported: Path) -> None:
-    text = "".join(
-        path.read_text("utf-8") for path in exported.iterdir() if path.suffix != ".safetensors"
-    )
-    assert "somebody" not in text
-    assert str(exported.parent) not in text
-    assert "| token store | my\\|store |" in text
-
-
-def test_the_cards_example_runs(exported: Path) -> None:
-    (code,) = re.findall("```python\n(.*?)```", card_of(exported), re.DOTALL)
-    names: dict[str, Any] = {}
-    exec(code.replace("path/to/this/folder", str(exported)), names)
-    assert names["logits"].shape[-1] == len(PIECES)
-
-
-def test_the_card_of_a_stage_knows_nothing_of_later_ones(finished: Run, tmp_path: Path) -> None:
-    card = card_of(export(finished.path, tmp_path / "out", 1))
-    assert "the model at the end of stage 1 of 3, after 400 of 1,000 steps" in card
-    assert "| masked tokens | 2.0000 |" in card
-    assert "1.5000" not in card
-    assert "| layers | 2 |" in card
-
-
-def test_the_card_admits_what_was_not_learned(tmp_path: Path) -> None:
-    instances = InstanceConfig(pair="none", whole_word=True)
-    plan = replace(CONFIG.plan, k=None, retrain=None, method="whole", seq_len=40)
-    config = replace(CONFIG, instances=instances, plan=plan)
-    run = new_run(tmp_path / "run", config)
-    plan_steps = config.stages().steps
-    run.record("heldout", plan_steps, {"mlm_loss": 2.48, "mlm_accuracy": 0.1, "seconds": 5.0})
-    run.save_stage(0, config.stages(), trained_model(4), {"step": plan_steps, "seconds": 5.0})
-    card = card_of(export(run.path, tmp_path / "out"))
-    assert "not been shown to know more than how often each token occurs" in card
-    assert "Pooler and sentence-pair head are random" in card
-    assert "| sentence pairs | 0." not in card
-    assert "truncation=True" not in card
-    assert "whole words" in card
