@@ -188,17 +188,13 @@ def build(
     if k < 1:
         raise ValueError(f"plan.k must be 1 or more, not {k}")
     rows = row.rows(depth, k)
-    weights = list(shares) if shares is not None else row.shares(k, share)
-    if len(weights) != len(rows):
-        raise ValueError(f"plan.shares needs {len(rows)} entries, not {len(weights)}")
-    if min(weights) < 0 or not 0 < sum(weights) < inf:
-        raise ValueError(f"plan.shares must be 0 or more, and not all 0: {weights}")
+    weights = row.shares(k, share) if shares is None else _given_shares(shares, len(rows))
     stages = [
         Stage(depth=d, learns_from=f, steps=n, seq_len=seq_len)
         for (d, f), n, w in zip(rows, _split(steps, weights), weights)
         if w > 0
     ]
-    if not stages or stages[-1].depth != depth:
+    if stages[-1].depth != depth:
         raise ValueError("plan.shares leaves no stage of full depth")
     if long_share:
         stages = _lengthen(stages, round(steps * (1 - long_share)), long_seq_len or 512)
@@ -224,6 +220,17 @@ def _refuse_without_effect(
         raise ValueError("plan.retrain has no effect beside plan.shares, whose last entry it is")
     if long_seq_len is not None and not long_share:
         raise ValueError("plan.long_seq_len has no effect without plan.long_share")
+
+
+def _given_shares(shares: Sequence[float], stages: int) -> list[float]:
+    if len(shares) != stages:
+        raise ValueError(f"plan.shares needs {stages} entries, not {len(shares)}")
+    *growing, last = shares
+    if not (all(0 < share < inf for share in growing) and 0 <= last < inf):
+        raise ValueError(
+            f"plan.shares must be above 0, and the last, of retraining, 0 or more: {list(shares)}"
+        )
+    return list(shares)
 
 
 def _split(steps: int, weights: Sequence[float]) -> list[int]:
