@@ -9,7 +9,12 @@ STORE/manifest.json          written last: counts, hashes, versions
       heldout/               the same three
 """
 
+import hashlib
 import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +23,10 @@ import numpy as np
 
 FORMAT = 1
 SPLITS = ("train", "heldout")
+_OFFSETS = ("sentences", "documents")
+_FEWEST = 4  # documents: two on each side, so that a random next sentence has another document
+_SENTENCES = 100_000  # copied at once
+_TOKENS = 1 << 22  # counted at once
 
 
 @dataclass(frozen=True)
@@ -34,6 +43,12 @@ class Split:
     tokens: np.ndarray
     sentences: np.ndarray
     documents: np.ndarray
+
+    @classmethod
+    def open(cls, folder: Path, dtype: np.dtype) -> "Split":
+        """Map the three files of a split into memory."""
+        offsets = [np.memmap(folder / f"{n}.bin", dtype=np.uint64, mode="r") for n in _OFFSETS]
+        return cls(np.memmap(folder / "tokens.bin", dtype=dtype, mode="r"), *offsets)
 
 
 @dataclass(frozen=True)
@@ -82,13 +97,164 @@ class TokenStore:
             if size != entry["bytes"]:
                 raise ValueError(f"{path / name} is damaged: {size} bytes, not {entry['bytes']}")
         dtype = np.dtype(manifest["token_dtype"])
-        splits = [
-            Split(
-                tokens=np.memmap(path / split / "tokens.bin", dtype=dtype, mode="r"),
-                sentences=np.memmap(path / split / "sentences.bin", dtype=np.uint64, mode="r"),
-                documents=np.memmap(path / split / "documents.bin", dtype=np.uint64, mode="r"),
-            )
-            for split in SPLITS
-        ]
+        splits = [Split.open(path / split, dtype) for split in SPLITS]
         unigrams = np.fromfile(path / "unigrams.bin", dtype=np.uint64)
         return cls(path, manifest, splits[0], splits[1], unigrams)
+
+
+@contextmanager
+def appearing(path: Path) -> Iterator[Path]:
+    """A hidden folder beside `path`, which takes its place when the block is left.
+
+    Args:
+        path: the folder to be, which must not exist; missing parents are created.
+
+    Raises:
+        ValueError: it exists.
+        OSError: the disk is full or not writable; nothing is left behind.
+    """
+    path = path.absolute()
+    if os.path.lexists(path):
+        raise ValueError(f"{path} exists: choose another --out, or remove it")
+    folder = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+        for file in [*folder.rglob("*"), folder]:
+            _flush(file)
+        folder.rename(path)
+        _flush(path.parent)
+    except BaseException as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # "no space left" does not say where
+        raise
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class SplitWriter:
+    """The three files of a split, or of all documents before they are split.
+
+    Args:
+        folder: where to make them.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self._files = [(folder / f"{name}.bin").open("wb") for name in ("tokens", *_OFFSETS)]
+        self.tokens = self.sentences = self.documents = 0
+        for file in self._files[1:]:
+            file.write(bytes(8))  # the first sentence and the first document begin at 0
+        self._ended = 0
+
+    def __enter__(self) -> "SplitWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self._files:
+            file.close()
+
+    def add(self, tokens: bytes, lengths: np.ndarray, ends: np.ndarray) -> None:
+        """Append sentences, and end documents among them; a document without sentences is dropped.
+
+        Args:
+            tokens: piece ids.
+            lengths: pieces of each sentence, 1 or more.
+            ends: after how many of these sentences a document ends, ascending.
+        """
+        places = np.unique(ends + np.int64(self.sentences)).astype(np.uint64)
+        places = places[places > self._ended]
+        offsets = self.tokens + np.cumsum(lengths, dtype=np.uint64)
+        for file, part in zip(self._files, (tokens, offsets.tobytes(), places.tobytes())):
+            file.write(part)
+        self.tokens += int(np.sum(lengths))
+        self.sentences += len(lengths)
+        self.documents += len(places)
+        self._ended = int(places[-1]) if len(places) else self._ended
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """As they stand in the manifest."""
+        return {n: getattr(self, n) for n in ("documents", "sentences", "tokens")}
+
+
+def write_splits(folder: Path, everything: Path, dtype: np.dtype, heldout: float) -> dict[str, Any]:
+    """Split documents, every n-th of them held out, and remove where they were.
+
+    Args:
+        folder: of the store to be.
+        everything: what a `SplitWriter` wrote.
+        dtype: of the tokens.
+        heldout: share of the documents, of which at least two go to each side.
+
+    Returns:
+        Counts for each split.
+
+    Raises:
+        ValueError: fewer than four documents.
+    """
+    source = Split.open(everything, dtype) if _documents(everything) >= _FEWEST else None
+    if source is None:
+        raise ValueError(
+            f"the text has {_documents(everything)} documents with words in them, and {_FEWEST} "
+            "are the fewest: a blank line ends a document of a .txt file (--documents line or "
+            "file changes that), and training takes random next sentences from other documents"
+        )
+    total = len(source.documents) - 1
+    count = min(max(2, round(heldout * total)), total - 2)
+    held = (2 * np.arange(count) + 1) * total // (2 * count)  # in the middle of equal shares
+    with SplitWriter(folder / SPLITS[0]) as train, SplitWriter(folder / SPLITS[1]) as test:
+        begin = 0
+        for document in [*held.tolist(), total]:
+            _copy(source, begin, document, train)
+            _copy(source, document, min(document + 1, total), test)
+            begin = document + 1
+    shutil.rmtree(everything)
+    return dict(zip(SPLITS, (train.counts, test.counts)))
+
+
+def _documents(folder: Path) -> int:
+    return (folder / "documents.bin").stat().st_size // 8 - 1
+
+
+def _copy(source: Split, begin: int, end: int, writer: SplitWriter) -> None:
+    """Append documents begin to end, a bounded number of sentences at a time."""
+    places = source.documents[begin : end + 1].astype(np.int64)
+    for first in range(int(places[0]), int(places[-1]), _SENTENCES):
+        last = min(first + _SENTENCES, int(places[-1]))
+        offsets = source.sentences[first : last + 1].astype(np.int64)
+        ends = places[(places > first) & (places <= last)] - first
+        writer.add(source.tokens[offsets[0] : offsets[-1]].tobytes(), np.diff(offsets), ends)
+
+
+def write_unigrams(folder: Path, dtype: np.dtype, vocab_size: int) -> np.ndarray:
+    """Count the pieces of the training text: uint64 [V]."""
+    tokens = np.memmap(folder / SPLITS[0] / "tokens.bin", dtype=dtype, mode="r")
+    counts = np.zeros(vocab_size, np.uint64)
+    for begin in range(0, len(tokens), _TOKENS):
+        block = np.bincount(tokens[begin : begin + _TOKENS], minlength=vocab_size)
+        counts += block.astype(np.uint64)
+    counts.tofile(folder / "unigrams.bin")
+    return counts
+
+
+def write_manifest(folder: Path, facts: dict[str, Any]) -> None:
+    """Write manifest.json: the facts, and size and SHA-256 of every file that is there."""
+    files = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        files[path.relative_to(folder).as_posix()] = {
+            "bytes": path.stat().st_size,
+            "sha256": digest,
+        }
+    text = json.dumps({"format": FORMAT, **facts, "files": files}, indent=2, allow_nan=False)
+    (folder / "manifest.json").write_text(text + "\n", encoding="utf-8")

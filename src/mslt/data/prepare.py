@@ -1,0 +1,249 @@
+"""Text to a token store: `mslt prepare`. Imports no torch, in the workers least of all.
+
+One process reads, cleans and cuts the text into chunks; workers segment and tokenize them; the
+first one writes what they give back, in order, so that their number changes nothing in the store.
+"""
+
+import hashlib
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+import mslt
+from mslt.data import tokenizer as tokenizers
+from mslt.data import vocabulary
+from mslt.data.progress import Progress
+from mslt.data.sources import Documents, Reading, Source, find, paragraphs
+from mslt.data.store import (
+    SplitWriter,
+    TokenStore,
+    appearing,
+    write_manifest,
+    write_splits,
+    write_unigrams,
+)
+from mslt.data.text import BadText, Repairs
+from mslt.data.workers import Chunk, cores, encoded
+
+_CHUNK = 250_000  # characters for a worker at a time
+_SMALL = 1_000_000  # bytes
+
+
+@dataclass(frozen=True)
+class PrepareConfig:
+    """How text becomes a token store.
+
+    Args:
+        tokenizer: a vocab.txt, a tokenizer.json or a Hugging Face folder to use. Without it, a
+            WordPiece vocabulary is learned from the text: from up to 50 million characters, spread
+            evenly over it (over its beginning, for hf:).
+        vocab_size: most pieces of the vocabulary that is learned.
+        lowercase: drop case; of a vocabulary that is learned, or given as vocab.txt.
+        strip_accents: drop accents, likewise; by default where case is dropped.
+        alphabet: most distinct characters in the vocabulary that is learned; text with others
+            becomes [UNK]. Chinese and Japanese need thousands.
+        heldout: share of the documents that is kept out of training, to measure on: at least two.
+        documents: what ends a document in .txt: a blank_line, every line, or the end of the file.
+        text_field: what holds the text in .jsonl, .parquet and hf:.
+        on_bad_text: strict stops at bad text; replace mends it where it can (a space for bad
+            bytes and NUL, a long line cut) and drops it elsewhere; skip drops it.
+        workers: processes that tokenize; 0 takes every core.
+    """
+
+    tokenizer: str | None = None
+    vocab_size: int = 30522
+    lowercase: bool = True
+    strip_accents: bool | None = None
+    alphabet: int = 10_000
+    heldout: float = 0.01
+    documents: Documents = "blank_line"
+    text_field: str = "text"
+    on_bad_text: BadText = "strict"
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("vocab_size", 100), ("alphabet", 1), ("workers", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be {least} or more, not {getattr(self, name)}")
+        if not 0 < self.heldout < 1:
+            raise ValueError(f"heldout must be in (0, 1), not {self.heldout}")
+        for name, choices in (
+            ("documents", ("blank_line", "line", "file")),
+            ("on_bad_text", ("strict", "replace", "skip")),
+        ):
+            if getattr(self, name) not in choices:
+                wanted = ", ".join(choices)
+                raise ValueError(f"{name} must be one of {wanted}, not {getattr(self, name)!r}")
+
+
+def prepare(
+    sources: Sequence[str],
+    out: str | Path,
+    config: PrepareConfig | None = None,
+    progress: bool = True,
+) -> TokenStore:
+    """Make a token store.
+
+    In a script, call it below `if __name__ == "__main__":`, as workers import the script.
+
+    Args:
+        sources: files, folders, `pydocs` or `hf:NAME[,CONFIG][,SPLIT]`.
+        out: the store's folder, which must not exist.
+        config: the options.
+        progress: show how far it is, and a summary at the end.
+
+    Raises:
+        ValueError: a source, the tokenizer or a line of text is not what it must be.
+        OSError: the disk is full or not writable. In either case nothing is left of the store.
+    """
+    config = config or PrepareConfig()
+    found = find(sources)
+    with appearing(Path(out)) as folder:
+        start = time.perf_counter()
+        tokenizer = _tokenizer(found, config, progress)
+        tokenizers.save(tokenizer, folder / "tokenizer")
+        learned = time.perf_counter()
+        facts = _write_text(folder, found, tokenizer, config, progress)
+        facts["seconds"] = {
+            "vocabulary": round(learned - start, 3),
+            "encoding": round(time.perf_counter() - learned, 3),
+        }
+        write_manifest(folder, facts)
+    store = TokenStore.open(out)
+    if progress:
+        print(summary(store), flush=True)
+    return store
+
+
+def _tokenizer(found: Sequence[Source], config: PrepareConfig, progress: bool) -> Tokenizer:
+    if config.tokenizer is not None:
+        return tokenizers.given(config.tokenizer, config.lowercase, config.strip_accents)
+    with Progress("vocabulary", found, progress) as shown:
+        reading = _reading(config, shown)
+        texts = vocabulary.sample(t for source in found for t in _for_vocabulary(source, reading))
+    if not texts:
+        raise ValueError(f"there is no text in {', '.join(source.name for source in found[:5])}")
+    return vocabulary.train(
+        texts, config.vocab_size, config.lowercase, config.strip_accents, config.alphabet
+    )
+
+
+def _reading(config: PrepareConfig, shown: Progress) -> Reading:
+    repairs = Repairs(config.on_bad_text)
+    return Reading(config.documents, config.text_field, repairs, shown.advance)
+
+
+def _for_vocabulary(source: Source, reading: Reading) -> Iterator[str]:
+    """Every paragraph; of the hub, which would be downloaded twice, those at the beginning."""
+    left = vocabulary.SAMPLE_CHARACTERS
+    for text in paragraphs(source, reading):
+        if text is not None:
+            yield text
+            left -= len(text)
+        if left < 0 and source.kind == "hf":
+            return
+
+
+def _write_text(
+    folder: Path,
+    found: Sequence[Source],
+    tokenizer: Tokenizer,
+    config: PrepareConfig,
+    progress: bool,
+) -> dict[str, Any]:
+    """Write the splits and the unigrams. Returns what the manifest says of them."""
+    size = tokenizer.get_vocab_size()
+    dtype = tokenizers.token_dtype(size)
+    with (
+        SplitWriter(folder / "everything") as writer,
+        Progress("text", found, progress) as shown,
+    ):
+        reading = _reading(config, shown)
+        hashes: list[str | None] = []
+        chunks = _chunks(found, reading, hashes)
+        for part in encoded(chunks, folder / "tokenizer", _workers(found, config)):
+            writer.add(part.tokens, part.lengths, part.ends)
+            shown.encoded(writer.documents, writer.tokens)
+    counts = write_splits(folder, folder / "everything", dtype, config.heldout)
+    write_unigrams(folder, dtype, size)
+    return {
+        "vocab_size": size,
+        "token_dtype": dtype.name,
+        "special_ids": {name: tokenizer.token_to_id(name) for name in tokenizers.SPECIAL},
+        "counts": counts,
+        "sources": [
+            {"name": source.name, "bytes": source.bytes, "sha256": digest}
+            for source, digest in zip(found, hashes)
+        ],
+        "options": asdict(config),
+        "repairs": dict(sorted(reading.repairs.counts.items())),
+        "versions": _versions(),
+    }
+
+
+def _workers(found: Sequence[Source], config: PrepareConfig) -> int:
+    """What is asked for, or every core, unless starting processes would take longer than work."""
+    small = all(source.is_file for source in found) and sum(s.bytes for s in found) < _SMALL
+    return config.workers or (1 if small else cores())
+
+
+def _chunks(found: Sequence[Source], reading: Reading, hashes: list[str | None]) -> Iterator[Chunk]:
+    """The text of all sources in portions for the workers; appends a SHA-256 for each source."""
+    chunk: Chunk = []
+    size = 0
+    for source in found:
+        digest = hashlib.sha256()
+        for text in paragraphs(source, reading):
+            if not source.is_file:
+                digest.update(f"{text or ''}\n".encode())
+            chunk.append(text)
+            size += 1 + len(text or "")
+            if size > _CHUNK:
+                yield chunk
+                chunk, size = [], 0
+        hashes.append(_file_sha256(source) if source.is_file else digest.hexdigest())
+    yield chunk
+
+
+def _file_sha256(source: Source) -> str | None:
+    """Of the file, or None where the policy has let an unreadable one pass."""
+    try:
+        with open(source.name, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
+
+
+def _versions() -> dict[str, str]:
+    names = ("numpy", "tokenizers")
+    return {
+        "mslt": mslt.__version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in names},
+    }
+
+
+def summary(store: TokenStore) -> str:
+    """What was made, how fast, and what was done about bad text."""
+    facts = store.manifest
+    seconds, lines = facts["seconds"], []
+    for split, counts in facts["counts"].items():
+        lines.append(
+            f"{split + ':':9}{counts['documents']:,} documents, {counts['sentences']:,} sentences, "
+            f"{counts['tokens']:,} tokens"
+        )
+    tokens = sum(counts["tokens"] for counts in facts["counts"].values())
+    unknown = int(store.unigrams[facts["special_ids"]["[UNK]"]]) / len(store.train.tokens)
+    lines.append(
+        f"{facts['vocab_size']:,} pieces ({unknown:.2%} of the text is unknown to them) in "
+        f"{seconds['vocabulary']:.1f} s, text in {seconds['encoding']:.1f} s "
+        f"({tokens / seconds['encoding']:,.0f} tokens/s)"
+    )
+    lines += [f"bad text: {count:,} x {what}" for what, count in facts["repairs"].items()]
+    return "\n".join([f"{store.path}", *(f"  {line}" for line in lines)])

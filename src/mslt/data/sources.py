@@ -1,0 +1,315 @@
+"""Text from files, the hub and the installation, as one stream of paragraphs and document ends.
+
+Files are read here rather than by a library, so that every complaint names its file and line and
+memory stays bounded, whatever the file holds.
+"""
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from mslt.data import pydocs
+from mslt.data.text import Repairs, clean, decode, lines
+
+Documents = Literal["blank_line", "line", "file"]
+
+SUFFIXES = (".txt", ".jsonl", ".parquet")
+_CODECS = {".gz": "gzip", ".zst": "zstd"}
+_KINDS = f"{', '.join(SUFFIXES)} (each also as .gz or .zst)"
+_SPLITS = ("train", "validation", "test")
+
+_PARAGRAPH = 1 << 20  # characters; a worker holds a small multiple of it
+_COPY = 1 << 20  # bytes
+_ROWS = 32  # of a .parquet at once; a row may be a book
+
+
+@dataclass(frozen=True)
+class Source:
+    """One stream of text.
+
+    Args:
+        name: its path, `pydocs` or `hf:...`: what complaints begin with.
+        kind: .txt, .jsonl, .parquet, pydocs or hf.
+        codec: gzip or zstd, where a file is compressed.
+        bytes: size on disk; 0 where it is not a file.
+    """
+
+    name: str
+    kind: str
+    codec: str | None = None
+    bytes: int = 0
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it lies on disk."""
+        return self.kind in SUFFIXES
+
+
+def _ignore(count: int) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How sources are read.
+
+    Args:
+        documents: what ends a document in .txt.
+        text_field: what holds the text in .jsonl, .parquet and hf.
+        repairs: the policy for bad text, and its counts.
+        advance: called with the bytes that were read since its last call.
+    """
+
+    documents: Documents = "blank_line"
+    text_field: str = "text"
+    repairs: Repairs = field(default_factory=Repairs)
+    advance: Callable[[int], None] = _ignore
+
+
+def find(names: Sequence[str]) -> list[Source]:
+    """The streams behind what the user named; a folder gives its files, sorted, however deep.
+
+    Raises:
+        ValueError: naming what does not exist, is of no known kind, or holds no text file.
+    """
+    found: list[Source] = []
+    for name in names:
+        path = Path(name)
+        if name == "pydocs" or name.startswith("hf:"):
+            found.append(Source(name, name.partition(":")[0]))
+        elif path.is_dir():
+            files = sorted(f for f in path.rglob("*") if _kind(f) and not f.is_dir())
+            if not files:
+                raise ValueError(f"{name} holds no {_KINDS}")
+            found += map(_file, files)
+        elif not path.exists():
+            raise ValueError(f"{name} does not exist (a source is a file, a folder, pydocs or hf:)")
+        elif not _kind(path):
+            raise ValueError(f"{name} is none of {_KINDS}")
+        else:
+            found.append(_file(path))
+    if not found:
+        raise ValueError("no source is given: a file, a folder, pydocs or hf:NAME")
+    return found
+
+
+def _kind(path: Path) -> str:
+    """The suffix that says how to read a file, or nothing."""
+    plain = Path(path.stem) if path.suffix in _CODECS else path
+    return plain.suffix if plain.suffix in SUFFIXES else ""
+
+
+def _file(path: Path) -> Source:
+    size = path.stat().st_size if path.exists() else 0
+    return Source(str(path), _kind(path), _CODECS.get(path.suffix), size)
+
+
+def paragraphs(source: Source, reading: Reading) -> Iterator[str | None]:
+    """The paragraphs of a source, cleaned; None ends each document.
+
+    Raises:
+        ValueError: bad text under the policy strict, or an hf: source that cannot be loaded.
+    """
+    try:
+        for text in _READERS[source.kind](source, reading):
+            if text is not None and len(text) > _PARAGRAPH:
+                yield from _parts(text)
+            else:
+                yield text
+    except OSError as error:
+        reading.repairs.bad(source.name, "cannot be read", error.strerror or str(error))
+    yield None
+
+
+def _parts(text: str) -> Iterator[str]:
+    while text:
+        end = len(text) if len(text) <= _PARAGRAPH else text.rfind(" ", 0, _PARAGRAPH) + 1
+        yield text[: end or _PARAGRAPH]
+        text = text[end or _PARAGRAPH :]
+
+
+def _lines(source: Source, reading: Reading, cut: bool) -> Iterator[tuple[str, bytes]]:
+    """`FILE:LINE` and the line."""
+    with ExitStack() as stack:
+        file = stack.enter_context(open(source.name, "rb", buffering=0))
+        stream = _decompressed(file, source, stack)
+        before = 0
+
+        def progress() -> None:
+            nonlocal before
+            reading.advance(file.tell() - before)
+            before = file.tell()
+
+        for number, line in lines(stream, source.name, reading.repairs, progress, cut):
+            yield f"{source.name}:{number}", line
+
+
+def _decompressed(file: IO[bytes], source: Source, stack: ExitStack) -> Any:
+    if source.codec is None:
+        return file
+    import pyarrow as pa  # a tenth of a second, for those who need it
+
+    # Unlike the zstandard package's reader, this one notices that a frame is torn.
+    return stack.enter_context(pa.CompressedInputStream(file, source.codec))
+
+
+def _txt(source: Source, reading: Reading) -> Iterator[str | None]:
+    for where, line in _lines(source, reading, cut=True):
+        text = decode(line, where, reading.repairs)
+        text = None if text is None else clean(text, where, reading.repairs)
+        if text is None:
+            continue
+        text = text.strip()
+        if text:
+            yield text
+        if reading.documents == "line" or (reading.documents == "blank_line" and not text):
+            yield None
+
+
+def _jsonl(source: Source, reading: Reading) -> Iterator[str | None]:
+    for where, line in _lines(source, reading, cut=False):
+        text = decode(line, where, reading.repairs)
+        if text is None or not text.strip():
+            continue
+        try:
+            record = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            reading.repairs.bad(where, "torn or damaged JSON", str(error))
+            continue
+        yield from _record(record, where, reading)
+
+
+def _record(record: Any, where: str, reading: Reading) -> Iterator[str | None]:
+    """One document from its text field."""
+    name = reading.text_field
+    if not isinstance(record, dict):
+        reading.repairs.bad(where, "no JSON object", type(record).__name__)
+    elif name not in record:
+        has = ", ".join(list(record)[:10]) or "none"
+        reading.repairs.bad(where, f"no field {name!r}", f"its fields are {has}")
+    elif not isinstance(record[name], str):
+        kind = type(record[name]).__name__
+        reading.repairs.bad(where, f"field {name!r} is no text", kind)
+    else:
+        yield from _document(record[name], where, reading)
+
+
+def _document(text: str, where: str, reading: Reading) -> Iterator[str | None]:
+    cleaned = clean(text, where, reading.repairs)
+    for line in (cleaned or "").split("\n"):
+        if line := line.strip():
+            yield line
+    yield None
+
+
+def _parquet(source: Source, reading: Reading) -> Iterator[str | None]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with ExitStack() as stack:
+        file: Any = stack.enter_context(open(source.name, "rb"))
+        if source.codec is not None:
+            packed = _decompressed(file, source, stack)
+            file = stack.enter_context(tempfile.TemporaryFile())
+            for block in iter(partial(packed.read, _COPY), b""):
+                file.write(block)
+        try:
+            table = pq.ParquetFile(file, buffer_size=_COPY)
+            if _has_text(table, source, reading):
+                yield from _rows(table, source, reading)
+        except pa.ArrowException as error:
+            reading.repairs.bad(source.name, "damaged .parquet", _first_line(error))
+
+
+def _has_text(table: Any, source: Source, reading: Reading) -> bool:
+    """Whether the columns and their types are as they must be; complains where they are not."""
+    from pyarrow import types
+
+    name, schema = reading.text_field, table.schema_arrow
+    if name not in schema.names:
+        detail = f"its fields are {', '.join(schema.names[:10]) or 'none'}"
+        reading.repairs.bad(source.name, f"no field {name!r}", detail)
+        return False
+    kind = schema.field(name).type
+    plain = kind.value_type if types.is_dictionary(kind) else kind
+    if not (types.is_string(plain) or types.is_large_string(plain) or types.is_string_view(plain)):
+        reading.repairs.bad(source.name, f"field {name!r} is no text", str(kind))
+        return False
+    if table.metadata.num_rows == 0:
+        reading.repairs.bad(source.name, "empty file")
+    return True
+
+
+def _rows(table: Any, source: Source, reading: Reading) -> Iterator[str | None]:
+    import pyarrow as pa
+
+    name, total = reading.text_field, table.metadata.num_rows
+    row = done = 0
+    for batch in table.iter_batches(_ROWS, columns=[name], use_threads=False):
+        # As bytes: Arrow does not check that a string is UTF-8.
+        for raw in batch.column(0).cast(pa.large_binary()).to_pylist():
+            row += 1
+            where = f"{source.name}:{row}"
+            if raw is None:
+                reading.repairs.bad(where, f"field {name!r} is no text", "null")
+            elif (text := decode(raw, where, reading.repairs)) is not None:
+                yield from _document(text, where, reading)
+        reading.advance(source.bytes * row // total - done)
+        done = source.bytes * row // total
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _hf(source: Source, reading: Reading) -> Iterator[str | None]:
+    """hf:NAME[,CONFIG][,SPLIT], streamed; a name can also be a folder of data files."""
+    try:
+        import datasets
+    except ImportError:
+        raise ValueError(
+            f"{source.name} needs the datasets library: pip install mslt[hub]"
+        ) from None
+    name, *rest = source.name.removeprefix("hf:").split(",")
+    if not name or len(rest) > 2:
+        raise ValueError(f"{source.name} is not of the form hf:NAME[,CONFIG][,SPLIT]")
+    split = rest.pop() if len(rest) == 2 or (rest and rest[0] in _SPLITS) else "train"
+    config = (rest[0] if rest else "") or None
+    records: Iterator[Any] = iter(())
+    number = 0
+    while True:
+        try:
+            if number == 0:
+                stream = datasets.load_dataset(name, config, split=split, streaming=True)
+                records = iter(stream)
+            record = next(records, None)
+        except Exception as error:  # the library and what it calls raise dozens of kinds
+            where = f"{source.name}:{number}" if number else source.name
+            raise ValueError(f"{where} cannot be loaded: {_first_line(error)}") from None
+        if record is None:
+            return
+        number += 1
+        text = record.get(reading.text_field)
+        reading.advance(len(text) if isinstance(text, str) else 0)
+        yield from _record(record, f"{source.name}:{number}", reading)
+
+
+def _pydocs(source: Source, reading: Reading) -> Iterator[str | None]:
+    for document in pydocs.documents():
+        reading.advance(sum(map(len, document)))
+        yield from document
+        yield None
+
+
+_READERS: dict[str, Callable[[Source, Reading], Iterator[str | None]]] = {
+    ".txt": _txt,
+    ".jsonl": _jsonl,
+    ".parquet": _parquet,
+    "hf": _hf,
+    "pydocs": _pydocs,
+}

@@ -1,0 +1,153 @@
+"""Bytes to clean lines of text, within bounded memory, and what is done about bad text."""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+BadText = Literal["strict", "replace", "skip"]
+
+LINE_BYTES = 16 << 20  # a longer line is bad text
+_BLOCK = 1 << 20
+_BOM = b"\xef\xbb\xbf"
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+
+# What BERT would delete, gluing the words on both sides: controls other than white space, the
+# zero-width space and the replacement character.
+_GLUE = re.compile("[\x01-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200b\ufffd]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+@dataclass
+class Repairs:
+    """What is done about bad text, and how often it was.
+
+    Args:
+        policy: strict stops; replace mends what can be mended and drops the rest; skip drops.
+        counts: what was mended or dropped, by its description.
+    """
+
+    policy: BadText = "strict"
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def bad(self, where: str, what: str, detail: str = "", mended: str = "") -> bool:
+        """Complain about a piece of text, or count it.
+
+        Args:
+            where: `FILE:LINE`.
+            what: what is wrong, in the same words each time.
+            detail: what else helps here.
+            mended: what `replace` makes of it; without it, the piece is dropped.
+
+        Returns:
+            Whether the caller is to mend it, rather than to drop it.
+
+        Raises:
+            ValueError: the policy is strict.
+        """
+        if self.policy == "strict":
+            text = f"{what}: {detail}" if detail else what
+            hint = "replace" if mended else "skip"
+            raise ValueError(f"{where}: {text} (--on_bad_text {hint} goes on)")
+        mend = bool(mended) and self.policy == "replace"
+        self.counts[f"{what}, {mended if mend else 'dropped'}"] += 1
+        return mend
+
+
+class Stream(Protocol):
+    """What bytes are read from."""
+
+    def read(self, size: int, /) -> bytes:
+        """At most `size` bytes; none at the end."""
+
+
+def lines(
+    stream: Stream, name: str, repairs: Repairs, progress: Callable[[], None], cut: bool
+) -> Iterator[tuple[int, bytes]]:
+    """Each line and its number from 1, without its end.
+
+    Args:
+        stream: the bytes.
+        name: of the file, for complaints.
+        repairs: the policy.
+        progress: called after each block.
+        cut: whether a line of more than `LINE_BYTES` may be mended by cutting it up.
+    """
+    number, tail, dropping, first = 1, b"", False, True
+    while True:
+        try:
+            block = stream.read(_BLOCK)
+        except OSError as error:  # also what a damaged or torn .gz or .zst raises
+            repairs.bad(f"{name}:{number}", "cannot be read any further", str(error))
+            break
+        progress()
+        if first:
+            if not block:
+                repairs.bad(name, "empty file")
+            elif block.startswith(_UTF16):
+                repairs.bad(f"{name}:1", "UTF-16 instead of UTF-8")
+                return
+            block, first = block.removeprefix(_BOM), False
+        if not block:
+            break
+        *complete, tail = (tail + block).split(b"\n")
+        for line in complete:
+            if not dropping:
+                yield number, line
+            number, dropping = number + 1, False
+        while len(tail) > LINE_BYTES and not dropping:
+            detail = f"more than {LINE_BYTES >> 20} MB, or no line ends at all"
+            if repairs.bad(f"{name}:{number}", "line too long", detail, "cut" if cut else ""):
+                at = _cut(tail)
+                yield number, tail[:at]
+                tail = tail[at:]
+            else:
+                dropping = True
+        if dropping:
+            tail = b""
+    if tail:
+        yield number, tail
+
+
+def _cut(line: bytes) -> int:
+    """Where to cut: after the last space within bounds, or else between two characters."""
+    at = line.rfind(b" ", 0, LINE_BYTES) + 1
+    if at == 0:
+        at = LINE_BYTES
+        while at > LINE_BYTES - 4 and line[at] & 0xC0 == 0x80:
+            at -= 1
+    return at
+
+
+def decode(raw: bytes, where: str, repairs: Repairs) -> str | None:
+    """UTF-8 to text, or None where it is dropped."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        detail = f"0x{raw[error.start]:02x} at byte {error.start + 1}"
+        if repairs.bad(where, "bad UTF-8", detail, "bad bytes made spaces"):
+            return raw.decode(errors="replace")
+        return None
+
+
+def clean(text: str, where: str, repairs: Repairs) -> str | None:
+    """The text with a space for each control character, or None where it is dropped.
+
+    BERT's tokenizer deletes them instead, which glues the words on both sides: U+0085 is a line
+    end in old texts. A tab and the line ends are spaces to it already.
+    """
+    if text.isprintable():
+        return text
+    if "\0" in text:
+        if not repairs.bad(where, "NUL character", mended="made a space"):
+            return None
+        text = text.replace("\0", " ")
+    if _SURROGATE.search(text):
+        if not repairs.bad(where, "half a surrogate pair", mended="made a space"):
+            return None
+        text = _SURROGATE.sub(" ", text)
+    text, count = _GLUE.subn(" ", text)
+    if count:
+        repairs.counts["control character, made a space"] += count
+    return text

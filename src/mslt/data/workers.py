@@ -1,0 +1,118 @@
+"""The processes that segment and tokenize: as many as there are cores, their results in order."""
+
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+
+import numpy as np
+
+from mslt.data.sentences import sentences
+from mslt.data.tokenizer import WordEncoder, load
+
+Chunk = list[str | None]  # paragraphs; None ends a document
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What becomes of a chunk.
+
+    Args:
+        tokens: piece ids of all sentences, as bytes.
+        lengths: pieces of each sentence, none of them 0.
+        ends: after how many of these sentences a document ends, ascending.
+    """
+
+    tokens: bytes
+    lengths: np.ndarray
+    ends: np.ndarray
+
+
+class ChunkEncoder:
+    """Segments and tokenizes chunks.
+
+    Args:
+        folder: of the tokenizer.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._encode = WordEncoder(load(folder))
+
+    def __call__(self, chunk: Chunk) -> Encoded:
+        """Sentences without a piece are dropped."""
+        found: list[str] = []
+        ends: list[int] = []
+        for text in chunk:
+            if text is None:
+                ends.append(len(found))
+            else:
+                found += sentences(text)
+        tokens, counts = self._encode(found)
+        lengths = np.array(counts, np.uint32)
+        kept = np.cumsum([0, *(lengths > 0)])
+        return Encoded(tokens, lengths[lengths > 0], kept[ends])
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def encoded(chunks: Iterable[Chunk], folder: Path, workers: int) -> Iterator[Encoded]:
+    """Encode chunks in their order; with one worker, in this process.
+
+    Args:
+        chunks: read no further ahead than keeps the workers busy.
+        folder: of the tokenizer.
+        workers: processes.
+
+    Raises:
+        OSError: a worker was killed, as the system does when memory runs out.
+    """
+    if workers == 1:
+        yield from map(ChunkEncoder(folder), chunks)
+        return
+    # Not fork: the Rust tokenizer's threads would not survive it.
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start, (folder,))
+    waiting: deque[Future[Encoded]] = deque()
+    try:
+        for chunk in chunks:
+            waiting.append(pool.submit(_work, chunk))
+            if len(waiting) > 2 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    except BrokenProcessPool:
+        raise OSError("a worker process died; is there enough memory?") from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_encoder: ChunkEncoder  # of a worker process
+
+
+def _start(folder: Path) -> None:
+    global _encoder
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C does
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the cores are busy already
+    _encoder = ChunkEncoder(folder)
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _work(chunk: Chunk) -> Encoded:
+    return _encoder(chunk)
