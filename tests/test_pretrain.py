@@ -177,7 +177,18 @@ def test_resuming_on_another_store_is_refused(
     opened = TokenStore.open(store)
     opened.manifest["files"]["train/tokens.bin"]["sha256"] = "0" * 64
     with pytest.raises(ValueError, match="is not the one"):
-        reopen(Job.prepare(TINY, opened), opened, unbroken)
+        reopen(TINY, opened, unbroken)
+
+
+def test_a_resumed_run_keeps_the_micro_batches_that_it_began_with(
+    store: Path, unbroken: Path
+) -> None:
+    facts = json.loads((unbroken / "run.json").read_text())
+    (unbroken / "run.json").write_text(json.dumps({**facts, "micro_batches": [1, 1, 1, 1]}))
+    job, _, _ = reopen(TINY, TokenStore.open(store), unbroken)
+    (unbroken / "run.json").write_text(json.dumps(facts))
+    assert facts["micro_batches"] == [2, 2, 2, 2]
+    assert job.micro_batches == (1, 1, 1, 1)
 
 
 def test_a_folder_that_holds_something_is_not_written_to(store: Path, unbroken: Path) -> None:
@@ -211,14 +222,21 @@ def test_other_pair_objectives_train(store: Path, tmp_path: Path, pair: str) -> 
     assert all(("pair_loss" in line) == (pair == "sop") for line in lines)
 
 
-def test_a_run_that_diverges_stops_before_it_saves(store: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("log_every", [1, 100])
+def test_a_run_that_diverges_stops_and_keeps_only_finite_weights(
+    store: Path, tmp_path: Path, log_every: int
+) -> None:
     config = replace(
         TINY,
+        log_every=log_every,
         schedule=Schedule(lr=1e30, warmup_steps=0, shape="constant"),
         optimizer=OptimizerConfig(name="adamw", clip_norm=0.0),
     )
-    with pytest.raises(ValueError, match=r"mlm_loss is (nan|inf) at step \d+: training has div"):
+    with pytest.raises(ValueError, match=r" is (nan|inf) at step \d+: training has diverged"):
         pretrain(config, store, tmp_path / "run")
+    for folder in Run.open(tmp_path / "run").checkpoints():
+        for name, tensor in load_file(folder / "model.safetensors").items():
+            assert torch.isfinite(tensor).all(), name
 
 
 def test_moments_of_copied_layers_start_fresh_or_copied(store: Path, tmp_path: Path) -> None:

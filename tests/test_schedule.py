@@ -15,15 +15,15 @@ def rates(schedule: Schedule, steps: int) -> list[float]:
 
 
 def test_linear_warms_up_and_falls_to_zero_at_the_end():
-    schedule = Schedule(lr=8.0, warmup_steps=4, shape="linear")
-    assert rates(schedule, 12) == [2, 4, 6, 8, 8, 7, 6, 5, 4, 3, 2, 1]
-    assert schedule.at(12, 12) == 0
+    schedule = Schedule(lr=36.0, warmup_steps=4, shape="linear")
+    assert rates(schedule, 40) == [9, 18, 27, 36, *range(36, 0, -1)]
+    assert schedule.at(40, 40) == 0
 
 
 def test_wsd_warms_up_stays_and_falls_to_zero_over_the_last_part():
-    schedule = Schedule(lr=4.0, warmup_steps=2, shape="wsd", decay_share=0.4)
-    assert rates(schedule, 10) == [2, 4, 4, 4, 4, 4, 4, 3, 2, 1]
-    assert schedule.at(10, 10) == 0
+    schedule = Schedule(lr=4.0, warmup_steps=2, shape="wsd", decay_share=0.2)
+    assert rates(schedule, 20) == [2] + [4] * 16 + [3, 2, 1]
+    assert schedule.at(20, 20) == 0
 
 
 def test_wsd_decays_over_a_fifth_unless_told_otherwise():
@@ -31,12 +31,12 @@ def test_wsd_decays_over_a_fifth_unless_told_otherwise():
 
 
 def test_the_decay_of_wsd_does_not_reach_into_the_warm_up():
-    schedule = Schedule(lr=4.0, warmup_steps=4, shape="wsd", decay_share=1.0)
-    assert rates(schedule, 8) == [1, 2, 3, 4, 4, 3, 2, 1]
+    schedule = Schedule(lr=36.0, warmup_steps=4, shape="wsd", decay_share=1.0)
+    assert rates(schedule, 40) == [9, 18, 27, 36, *range(36, 0, -1)]
 
 
 def test_constant_warms_up_and_stays():
-    assert rates(Schedule(lr=2.0, warmup_steps=2, shape="constant"), 5) == [1, 2, 2, 2, 2]
+    assert rates(Schedule(lr=2.0, warmup_steps=2, shape="constant"), 20) == [1] + [2] * 19
 
 
 def test_the_paper_warms_up_for_10_000_steps_to_0_00088():
@@ -47,10 +47,11 @@ def test_the_paper_warms_up_for_10_000_steps_to_0_00088():
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_span_shorter_than_the_warm_up_only_rises_and_reaches_the_peak(shape):
+@pytest.mark.parametrize("steps", [4, 40, 399])
+def test_the_warm_up_takes_at_most_a_tenth_of_the_span(shape, steps):
     schedule = Schedule(lr=4.0, warmup_steps=1000, shape=shape)
-    assert rates(schedule, 4) == [1, 2, 3, 4]
-    assert schedule.at(4, 4) == (4 if shape == "constant" else 0)
+    assert schedule.warmup(steps) == steps // 10
+    assert max(rates(schedule, steps)[: steps // 10 + 1]) == 4.0
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -251,7 +251,7 @@ def _settings(model: Described) -> str:
         ["sequences per step", f"{config.batch_size:,}"],
         ["optimizer", f"{optimizer.name}, {betas}, weight decay {optimizer.weight_decay:g}"],
         ["clipping", clipping or "none"],
-        ["learning rate", f"{schedule.lr:g}; {schedule.warmup_steps:,} steps of warm-up"],
+        ["learning rate", f"{schedule.lr:g}; {schedule.warmup(config.steps):,} steps of warm-up"],
         ["schedule", f"{shape}, {span}"],
         ["dropout", "{:g}, of attention {:g}".format(*dropout)],
         ["masking", f"{instances.mask_prob:.0%} of the tokens, {words}"],

@@ -16,9 +16,11 @@ from mslt.console import Console, duration
 from mslt.data.prepare import PrepareConfig, prepare
 from mslt.data.store import TokenStore
 from mslt.huggingface import export
+from mslt.model import Encoder
 from mslt.pretrain import Job, Progress, train
 from mslt.recipes import demo_mslt, demo_whole
 from mslt.run import Run
+from mslt.trainer import Trainer
 
 BLOCKS = 10  # of each plan, taken in turn, so that both see the same drifts of the machine
 PROBE_STEPS = 6
@@ -77,12 +79,9 @@ def affordable_steps(store: TokenStore, seconds: float) -> int:
 
 def _probe(job: Job) -> Iterator[None]:
     """Steps of the last stage on a model that is thrown away."""
-    from mslt.model import Encoder
-    from mslt.trainer import Trainer
-
-    stage = job.plan.stages[-1]
+    index, stage = len(job.plan.stages) - 1, job.plan.stages[-1]
     model = Encoder(job.config.model).to(job.world.device)
-    trainer = Trainer(model, job.settings(stage), {}, job.world)
+    trainer = Trainer(model, job.settings(index), {}, job.world)
     step = 0
     while True:
         trainer.step(step, job.instances.batch(step, stage.seq_len), 1e-6)
@@ -126,8 +125,7 @@ def _advance(loop: Iterator[Progress], to: int) -> Progress:
 def verdict(runs: dict[str, Run]) -> str:
     """What the demo has shown, in two lines."""
     ends = {
-        name: [m for m in run.metrics() if m["kind"] == "heldout"][-1]
-        for name, run in runs.items()
+        name: [m for m in run.metrics() if m["kind"] == "heldout"][-1] for name, run in runs.items()
     }
     whole, mslt = ends["whole"], ends["mslt"]
     baseline = runs["whole"].facts()["baseline_mlm_loss"]

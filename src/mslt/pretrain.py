@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
@@ -24,7 +24,7 @@ from mslt.model import Encoder
 from mslt.optim import Moment, Moments
 from mslt.plan import Plan, Stage
 from mslt.run import Clock, Run
-from mslt.trainer import Settings, Trainer, pick_device, pick_precision
+from mslt.trainer import Precision, Settings, Trainer, pick_device, pick_precision
 from mslt.world import World
 
 
@@ -40,19 +40,28 @@ class Job:
         instances: training instances by step.
         heldout: batches that every evaluation uses.
         baseline: loss on their masked tokens, in nats, of knowing only how often each piece occurs.
+        micro_batches: sequences that go through the model at once, in each stage.
     """
 
     config: Config
     plan: Plan
     world: World
-    precision: str
+    precision: Precision
     instances: Instances
     heldout: list[Batch]
     baseline: float
+    micro_batches: tuple[int, ...]
 
     @classmethod
-    def prepare(cls, config: Config, store: TokenStore) -> "Job":
+    def prepare(
+        cls, config: Config, store: TokenStore, micro_batches: Sequence[int] | None = None
+    ) -> "Job":
         """Resolve a config against a store and this machine.
+
+        Args:
+            config: the run.
+            store: its text.
+            micro_batches: of each stage, as a run began with; chosen anew where they are not given.
 
         Raises:
             ValueError: the store, the config and the machine do not fit together.
@@ -76,20 +85,20 @@ class Job:
             instances=instances,
             heldout=heldout,
             baseline=unigram_loss(store.unigrams, heldout),
+            micro_batches=tuple(
+                micro_batches
+                or (fitting_micro_batch(config, stage.seq_len, device) for stage in plan.stages)
+            ),
         )
 
-    def settings(self, stage: Stage) -> Settings:
-        """How the steps of a stage are computed."""
-        config = self.config
-        micro_batch = config.micro_batch or fitting_micro_batch(
-            config.batch_size, stage.seq_len, config, self.world.device
-        )
+    def settings(self, index: int) -> Settings:
+        """How the steps of stage `index` are computed."""
         return Settings(
-            optimizer=config.optimizer,
-            precision="bf16" if self.precision == "bf16" else "fp32",
-            micro_batch=micro_batch,
-            pair=config.instances.pair != "none",
-            seed=config.seed,
+            optimizer=self.config.optimizer,
+            precision=self.precision,
+            micro_batch=self.micro_batches[index],
+            pair=self.config.instances.pair != "none",
+            seed=self.config.seed,
         )
 
     def first_state(self) -> State:
@@ -100,15 +109,18 @@ class Job:
 
     def facts(self, store: TokenStore) -> dict[str, Any]:
         """What run.json remembers of it."""
+        pairs = self.config.instances.pair != "none"
         return {
             "data": str(store.path.resolve()),
             "store_sha256": store_hash(store),
+            "tokenizer_sha256": store.manifest["files"]["tokenizer/tokenizer.json"]["sha256"],
             "text": store.manifest["counts"],
             "device": self.world.device,
             "precision": self.precision,
             "stages": [asdict(stage) for stage in self.plan.stages],
-            "micro_batches": [self.settings(stage).micro_batch for stage in self.plan.stages],
+            "micro_batches": list(self.micro_batches),
             "baseline_mlm_loss": self.baseline,
+            "baseline_pair_accuracy": majority_share(self.heldout) if pairs else None,
         }
 
 
@@ -133,7 +145,7 @@ def train(job: Job, state: State, run: Run, console: Console) -> Iterator[Progre
     for index, stage, steps in job.plan.remaining(state.step):
         model, moments = enter_stage(job, state, index)
         freeze(model, stage.learns_from, pair_head=job.config.instances.pair != "none")
-        trainer = Trainer(model, job.settings(stage), moments, job.world)
+        trainer = Trainer(model, job.settings(index), moments, job.world)
         console.enter(index, stage, steps)
         mark = (steps.start, clock.seconds)
         for step in steps:
@@ -154,7 +166,7 @@ def train(job: Job, state: State, run: Run, console: Console) -> Iterator[Progre
             if last:
                 run.save_stage(index, job.plan, model, _summary(run, progress))
             if last or _due(step + 1, job.config.save_every):
-                run.save(progress.state())
+                save(run, progress)
             yield progress
         state = progress.state()
 
@@ -185,7 +197,7 @@ def heldout(job: Job, progress: Progress, console: Console) -> dict[str, Any]:
     values: dict[str, Any] = dict(progress.trainer.evaluate(job.heldout))
     console.heldout(progress.step, values)
     learned = job.baseline - values["mlm_loss"] > 0.05
-    if not learned and progress.step > max(job.plan.steps // 4, job.config.schedule.warmup_steps):
+    if not learned and progress.step > job.plan.steps // 4:
         console.say(
             f"step {progress.step}: the held-out loss {values['mlm_loss']:.3f} is still that of "
             f"the tokens' own frequencies ({job.baseline:.3f}). If it stays there, the peak "
@@ -226,6 +238,20 @@ def _summary(run: Run, progress: Progress) -> dict[str, Any]:
     return {"step": progress.step, "seconds": progress.clock.seconds, "heldout": lines[-1]}
 
 
+def save(run: Run, progress: Progress) -> None:
+    """Write a checkpoint, unless one of this step is there already.
+
+    Raises:
+        ValueError: a weight is not finite.
+    """
+    state = progress.state()
+    if run.checkpoint(state.step).exists():
+        return
+    if not torch.isfinite(progress.trainer.optimizer.weights).all():
+        refuse_nonfinite({"a weight": math.nan}, progress.step)
+    run.save(state)
+
+
 def refuse_nonfinite(values: dict[str, float], step: int) -> None:
     """Stop before a broken number reaches a checkpoint.
 
@@ -251,21 +277,29 @@ def unigram_loss(unigrams: np.ndarray, batches: list[Batch]) -> float:
     return total / sum(float(b.masked_weights.sum()) for b in batches)
 
 
-def fitting_micro_batch(batch_size: int, seq_len: int, config: Config, device: str) -> int:
-    """The largest divisor of the batch that suits the device.
+def majority_share(batches: list[Batch]) -> float:
+    """Accuracy of always answering with the more frequent pair label."""
+    share = float(np.concatenate([batch.pair_labels for batch in batches]).mean())
+    return max(share, 1 - share)
+
+
+def fitting_micro_batch(config: Config, seq_len: int, device: str) -> int:
+    """What the config says, or else the largest divisor of the batch that suits the device.
 
     A CPU gains nothing beyond 4,096 tokens at once, which still share its caches. A GPU takes what
     half of its free memory holds: about 34 D + 5 L H values are saved per token and layer
     (Korthikanti et al. 2022, equation 1, at two bytes each).
     """
+    if config.micro_batch:
+        return config.micro_batch
     tokens = 4096
     if device.startswith("cuda"):
         model = config.model
         width, heads = model.hidden_size, model.num_attention_heads
         per_token = model.num_hidden_layers * (34 * width + 5 * seq_len * heads)
         tokens = max(seq_len, int(torch.cuda.mem_get_info(device)[0] * 0.5 / per_token))
-    most = max(1, tokens // seq_len)
-    return max(n for n in range(1, min(most, batch_size) + 1) if batch_size % n == 0)
+    most = min(max(1, tokens // seq_len), config.batch_size)
+    return max(n for n in range(1, most + 1) if config.batch_size % n == 0)
 
 
 def store_hash(store: TokenStore) -> str:
@@ -311,17 +345,17 @@ def pretrain(config: Config, data: Path, out: Path, *, resume: bool = False) -> 
         ValueError: what was given does not fit together, or training has diverged.
     """
     store = TokenStore.open(data)
-    job = Job.prepare(config, store)
     if resume:
-        run, state = reopen(job, store, out)
+        job, run, state = reopen(config, store, out)
     else:
+        job = Job.prepare(config, store)
         run = Run.create(out, job.config, job.facts(store), store.path / "tokenizer")
         state = job.first_state()
     with Console(job.plan, job.config.batch_size, state.step) as console, Stop() as stop:
         console.header(job.config, run.facts(), out)
         for progress in train(job, state, run, console):
             if stop.signal and progress.step < job.plan.steps:
-                run.save(progress.state())
+                save(run, progress)
                 console.say(
                     f"stopped after step {progress.step} and saved; go on with:\n"
                     f"  mslt pretrain --resume --out {out}"
@@ -333,23 +367,27 @@ def pretrain(config: Config, data: Path, out: Path, *, resume: bool = False) -> 
     return 0
 
 
-def reopen(job: Job, store: TokenStore, out: Path) -> tuple[Run, State]:
+def reopen(config: Config, store: TokenStore, out: Path) -> tuple[Job, Run, State]:
     """The run in a folder and the state to go on from.
 
     Raises:
         ValueError: naming what is not as it was when the run began.
     """
     run = Run.open(out)
+    facts = run.facts()
+    job = Job.prepare(config, store, facts["micro_batches"])
+    now = _flat(job.config.to_dict())
     for name, before in _flat(run.config.to_dict()).items():
-        now = _flat(job.config.to_dict())[name]
-        if now != before:
-            raise ValueError(f"{name} is {now}, but the run in {out} was started with {before}")
-    if run.facts()["store_sha256"] != store_hash(store):
+        if now[name] != before:
+            raise ValueError(
+                f"{name} is {now[name]}, but the run in {out} was started with {before}"
+            )
+    if facts["store_sha256"] != store_hash(store):
         raise ValueError(f"the store {store.path} is not the one that the run in {out} began with")
     state = run.latest() or job.first_state()
     run.rewind(state.step)
     state.model.to(job.world.device)
-    return run, state
+    return job, run, state
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

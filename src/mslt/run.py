@@ -123,9 +123,13 @@ class Run:
         """Checkpoint folders, oldest first."""
         return sorted((self.path / "checkpoints").glob("step-*"))
 
+    def checkpoint(self, step: int) -> Path:
+        """Where the checkpoint of a step is, or would be."""
+        return self.path / "checkpoints" / f"step-{step:08d}"
+
     def save(self, state: State) -> None:
         """Write a checkpoint, then drop the oldest ones beyond `keep`."""
-        path = self.path / "checkpoints" / f"step-{state.step:08d}"
+        path = self.checkpoint(state.step)
         save_state(path, state)
         verify_folder(path)
         for old in self.checkpoints()[: -self.config.keep]:

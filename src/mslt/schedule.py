@@ -6,6 +6,7 @@ from typing import Literal, get_args
 
 Shape = Literal["linear", "wsd", "constant"]
 DECAY_SHARE = 0.2  # of `wsd`, where it is not given
+MOST_WARMUP = 10  # one part in ten of a span, so that a shortened run still trains at its peak rate
 
 
 @dataclass(frozen=True)
@@ -14,7 +15,8 @@ class Schedule:
 
     Args:
         lr: the peak learning rate (0.00088 in the paper, section 4.1, with LAMB).
-        warmup_steps: steps of linear warm-up from zero (10,000 in section 4.2).
+        warmup_steps: steps of linear warm-up from zero (10,000 in section 4.2), but at most a
+            tenth of the span.
         shape: after the warm-up, `linear` falls to zero at the end of the span (Devlin et al.
             2018), `wsd` stays at the peak and falls linearly to zero over the last `decay_share`
             of the span (warm-up-stable-decay), `constant` stays.
@@ -43,14 +45,18 @@ class Schedule:
         if not 0 < self.decay_share <= 1:
             raise ValueError(f"schedule.decay_share must be in (0, 1], not {self.decay_share}")
 
+    def warmup(self, steps: int) -> int:
+        """Steps of warm-up in a span of `steps` steps."""
+        return min(self.warmup_steps, steps // MOST_WARMUP)
+
     def at(self, step: int, steps: int) -> float:
         """The learning rate of `step` (counted from 0) in a span of `steps` steps."""
-        warmup = min(self.warmup_steps, steps)
+        warmup = self.warmup(steps)
         if step < warmup:
             return self.lr * (step + 1) / warmup
         left = steps - step
         if self.shape == "linear":
-            return self.lr * left / max(1, steps - warmup)
+            return self.lr * left / (steps - warmup)
         if self.shape == "wsd":
             share = self.decay_share or DECAY_SHARE
             decay = max(1, round(min(share * steps, steps - warmup)))

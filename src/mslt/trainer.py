@@ -84,7 +84,7 @@ class Trainer:
         mlm_sum = torch.zeros((), device=self.world.device)
         pair_sum = torch.zeros_like(mlm_sum)
         for start in range(0, sequences, self.settings.micro_batch):
-            # Dropout is a function of the step and the sequence, so that nothing but the step
+            # Dropout is a function of the step and the micro-batch, so that nothing but the step
             # has to be remembered to resume.
             torch.manual_seed(hash((self.settings.seed, step, start)) & (2**63 - 1))
             part = batch[start : start + self.settings.micro_batch]

@@ -202,7 +202,7 @@ class WordEncoder:
         most_words: how many words to remember; then all are forgotten.
     """
 
-    def __init__(self, tokenizer: Tokenizer, most_words: int = 300_000) -> None:
+    def __init__(self, tokenizer: Tokenizer, most_words: int) -> None:
         self._tokenizer = tokenizer
         self._tokenizer.encode_special_tokens = True
         self.dtype = token_dtype(tokenizer.get_vocab_size())
@@ -215,10 +215,20 @@ class WordEncoder:
         The sentences hold no control characters: BERT drops some that count as space here.
         """
         split = [sentence.split() for sentence in sentences]
-        self._learn(set().union(*split))
-        encoded = [b"".join(map(self._known.__getitem__, words)) for words in split]
-        width = self.dtype.itemsize
-        return b"".join(encoded), [len(ids) // width for ids in encoded]
+        encoded = [self._joined(words) for words in split]
+        unknown = [i for i, ids in enumerate(encoded) if ids is None]
+        self._learn(set().union(*(split[i] for i in unknown)))
+        for i in unknown:
+            encoded[i] = self._joined(split[i])
+        lengths = [len(ids or b"") // self.dtype.itemsize for ids in encoded]
+        return b"".join(encoded), lengths
+
+    def _joined(self, words: list[str]) -> bytes | None:
+        """The ids of the words, or None where one is not known yet."""
+        try:
+            return b"".join(map(self._known.__getitem__, words))
+        except KeyError:
+            return None
 
     def _learn(self, words: set[str]) -> None:
         """Remember the words; what stands between ASCII punctuation is tokenized by itself."""

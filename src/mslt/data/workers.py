@@ -18,6 +18,8 @@ from mslt.data.tokenizer import WordEncoder, load
 
 Chunk = list[str | None]  # paragraphs; None ends a document
 
+_WORDS = 1_000_000  # that all workers together remember, at about 150 bytes each
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -39,10 +41,11 @@ class ChunkEncoder:
 
     Args:
         folder: of the tokenizer.
+        most_words: to remember.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._encode = WordEncoder(load(folder))
+    def __init__(self, folder: Path, most_words: int = _WORDS) -> None:
+        self._encode = WordEncoder(load(folder), most_words)
 
     def __call__(self, chunk: Chunk) -> Encoded:
         """Sentences without a piece are dropped."""
@@ -81,7 +84,7 @@ def encoded(chunks: Iterable[Chunk], folder: Path, workers: int) -> Iterator[Enc
         yield from map(ChunkEncoder(folder), chunks)
         return
     # Not fork: the Rust tokenizer's threads would not survive it.
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start, (folder,))
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start, (folder, _WORDS // workers))
     waiting: deque[Future[Encoded]] = deque()
     try:
         for chunk in chunks:
@@ -99,12 +102,12 @@ def encoded(chunks: Iterable[Chunk], folder: Path, workers: int) -> Iterator[Enc
 _encoder: ChunkEncoder  # of a worker process
 
 
-def _start(folder: Path) -> None:
+def _start(folder: Path, most_words: int) -> None:
     global _encoder
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C does
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the cores are busy already
-    _encoder = ChunkEncoder(folder)
+    _encoder = ChunkEncoder(folder, most_words)
 
 
 def _end_with_parent() -> None:
