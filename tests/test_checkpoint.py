@@ -24,14 +24,14 @@ from mslt.checkpoint import (
 )
 from mslt.config import ModelConfig, OptimizerConfig
 from mslt.data.instances import Batch
-from mslt.grow import freeze, grow
+from mslt.growth import freeze, grow
 from mslt.model import Encoder
 from mslt.optim import Moment
-from mslt.plan import Plan, build
+from mslt.plan import Plan, build_plan
 from mslt.schedule import Schedule
 from mslt.trainer import Settings, Trainer
 
-PLAN = build("mslt", 4, 10, k=2, schedule=Schedule(lr=1e-2, warmup_steps=2))
+PLAN = build_plan("mslt", 4, 10, k=2, schedule=Schedule(lr=1e-2, warmup_steps=2))
 FILES = ("model.safetensors", "moments.safetensors", "state.json", "manifest.json")
 
 

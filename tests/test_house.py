@@ -17,7 +17,7 @@ ROWS = (
     ("schedule", "plan", "world", "config", "options", "recipes"),
     ("data",),
     ("model", "optim"),
-    ("grow", "objective", "checkpoint"),
+    ("growth", "objective", "checkpoint"),
     ("trainer", "run"),
     ("console", "pretrain"),
     ("analysis",),

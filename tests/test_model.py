@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import BertConfig, BertForPreTraining
 
 from mslt.config import ModelConfig
-from mslt.grow import freeze, is_fixed
+from mslt.growth import freeze, is_fixed
 from mslt.huggingface import config_to_hf, from_hf, to_hf
 from mslt.model import Encoder, take_rows
 from mslt.objective import Inputs, losses, scores

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from mslt.plan import METHODS, Plan, Stage, build
+from mslt.plan import METHODS, Plan, Stage, build_plan
 
 
 def rows(plan: Plan) -> list[tuple[int, ...]]:
@@ -21,13 +21,13 @@ def brief(plan: Plan) -> list[tuple[int, int, int]]:
 
 
 def test_whole_is_one_stage_in_which_every_layer_learns():
-    assert rows(build("whole", 12, 1_000_000)) == [(12, 0, 1_000_000, 128)]
+    assert rows(build_plan("whole", 12, 1_000_000)) == [(12, 0, 1_000_000, 128)]
 
 
 @pytest.mark.parametrize(("depth", "each"), [(12, 3), (24, 6)])
 def test_mslt_adds_a_quarter_of_the_layers_per_stage_and_retrains_for_a_fifth(depth, each):
     """Sections 4.1 and 4.2: k = 4, 200,000 steps per stage and for retraining."""
-    assert rows(build("mslt", depth, 1_000_000)) == [
+    assert rows(build_plan("mslt", depth, 1_000_000)) == [
         (each, 0, 200_000, 128),
         (2 * each, each, 200_000, 128),
         (3 * each, 2 * each, 200_000, 128),
@@ -38,31 +38,31 @@ def test_mslt_adds_a_quarter_of_the_layers_per_stage_and_retrains_for_a_fifth(de
 
 def test_for_squad_the_last_tenth_of_the_steps_is_512_tokens_long():
     """Section 4.2."""
-    plan = build("mslt", 12, 1_000_000, long_share=0.1)
-    assert rows(plan)[:4] == rows(build("mslt", 12, 1_000_000))[:4]
+    plan = build_plan("mslt", 12, 1_000_000, long_share=0.1)
+    assert rows(plan)[:4] == rows(build_plan("mslt", 12, 1_000_000))[:4]
     assert rows(plan)[4:] == [(12, 0, 100_000, 128), (12, 0, 100_000, 512)]
 
 
 def test_without_retraining_the_last_row_is_missing():
     """Table 4."""
-    plan = build("mslt", 12, 800_000, retrain=0.0)
-    assert rows(plan) == rows(build("mslt", 12, 1_000_000))[:4]
+    plan = build_plan("mslt", 12, 800_000, retrain=0.0)
+    assert rows(plan) == rows(build_plan("mslt", 12, 1_000_000))[:4]
 
 
 def test_stacking_doubles_the_depth_and_trains_everything():
     """Gong et al. (2019): 50k, 70k and 280k steps of BERT-Base."""
-    assert brief(build("stacking", 12, 400_000)) == [
+    assert brief(build_plan("stacking", 12, 400_000)) == [
         (3, 0, 50_000),
         (6, 0, 70_000),
         (12, 0, 280_000),
     ]
-    assert [s.depth for s in build("stacking", 24, 1000).stages] == [6, 12, 24]
+    assert [s.depth for s in build_plan("stacking", 24, 1000).stages] == [6, 12, 24]
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 4, 5])
 def test_stacking_gives_the_whole_model_most_of_the_steps_whatever_k(k):
     """Section 1: about 70 % of the steps train the whole model."""
-    plan = build("stacking", 16, 1000, k=k)
+    plan = build_plan("stacking", 16, 1000, k=k)
     assert [s.depth for s in plan.stages] == [16 >> i for i in reversed(range(k))]
     assert plan.stages[-1].steps == (1000 if k == 1 else 700)
     assert plan.steps == 1000
@@ -75,7 +75,7 @@ DIVIDING = [(n, k) for n in (1, 2, 3, 7, 12, 24, 48) for k in range(1, n + 1) if
 
 @pytest.mark.parametrize(("depth", "k"), DIVIDING)
 def test_mslt_builds_any_depth_from_any_number_of_stages_that_divides_it(depth, k):
-    plan = build("mslt", depth, 997, k=k)
+    plan = build_plan("mslt", depth, 997, k=k)
     *grown, retrain = plan.stages
     assert [s.depth for s in grown] == [depth // k * i for i in range(1, k + 1)]
     assert [s.learns_from for s in grown] == [depth // k * i for i in range(k)]
@@ -87,7 +87,7 @@ def test_mslt_builds_any_depth_from_any_number_of_stages_that_divides_it(depth, 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("long_share", [0.0, 0.1, 0.2])
 def test_steps_add_up_exactly(method, steps, long_share):
-    plan = build(method, 12, steps, long_share=long_share)
+    plan = build_plan(method, 12, steps, long_share=long_share)
     assert plan.steps == steps
     assert plan.ends[-1] == steps
     long = sum(s.steps for s in plan.stages if s.seq_len == 512)
@@ -104,31 +104,31 @@ def test_steps_add_up_exactly(method, steps, long_share):
     ],
 )
 def test_shares_split_the_steps_in_proportion_to_within_one_step(shares):
-    plan = build("mslt", 12, 1999, shares=shares)
+    plan = build_plan("mslt", 12, 1999, shares=shares)
     assert plan.steps == 1999
     for stage, share in zip(plan.stages, shares):
         assert abs(stage.steps - 1999 * share / sum(shares)) <= 1
 
 
 def test_shares_are_relative():
-    half = build("mslt", 12, 1000, shares=[50, 5, 5, 5, 35])
-    assert brief(half) == brief(build("mslt", 12, 1000, shares=[0.5, 0.05, 0.05, 0.05, 0.35]))
+    half = build_plan("mslt", 12, 1000, shares=[50, 5, 5, 5, 35])
+    assert brief(half) == brief(build_plan("mslt", 12, 1000, shares=[0.5, 0.05, 0.05, 0.05, 0.35]))
     assert [s.steps for s in half.stages] == [500, 50, 50, 50, 350]
 
 
 def test_a_share_of_zero_drops_the_retrain_stage():
-    shares = build("mslt", 12, 1000, shares=[1, 1, 1, 1, 0])
-    assert rows(shares) == rows(build("mslt", 12, 1000, retrain=0.0))
+    shares = build_plan("mslt", 12, 1000, shares=[1, 1, 1, 1, 0])
+    assert rows(shares) == rows(build_plan("mslt", 12, 1000, retrain=0.0))
 
 
 def test_a_retrain_share_of_a_tenth_leaves_the_rest_to_the_stages():
     """Section 4.5: 10 to 20 % of the steps."""
-    plan = build("mslt", 12, 1000, k=6, retrain=0.1)
+    plan = build_plan("mslt", 12, 1000, k=6, retrain=0.1)
     assert [s.steps for s in plan.stages] == [150] * 6 + [100]
 
 
 def test_the_long_part_may_cut_any_stage():
-    plan = build("mslt", 4, 100, k=2, retrain=0.2, long_share=0.5, seq_len=16, long_seq_len=32)
+    plan = build_plan("mslt", 4, 100, k=2, retrain=0.2, long_share=0.5, seq_len=16, long_seq_len=32)
     assert rows(plan) == [
         (2, 0, 40, 16),
         (4, 2, 10, 16),
@@ -139,7 +139,7 @@ def test_the_long_part_may_cut_any_stage():
 
 # --- where a step belongs -----------------------------------------------------------------------
 
-SQUAD = build("mslt", 12, 101, long_share=0.1)
+SQUAD = build_plan("mslt", 12, 101, long_share=0.1)
 
 
 def test_remaining_gives_every_step_once_in_its_stage():
@@ -201,7 +201,7 @@ def test_a_step_outside_the_plan_belongs_to_no_stage(step):
 )
 def test_numbers_that_make_no_plan_are_refused_by_their_key(method, options, message):
     with pytest.raises(ValueError, match=message):
-        build(method, **{"depth": 12, "steps": 1000} | options)
+        build_plan(method, **{"depth": 12, "steps": 1000} | options)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_numbers_that_make_no_plan_are_refused_by_their_key(method, options, mes
 )
 def test_an_option_without_effect_is_refused(method, options, key):
     with pytest.raises(ValueError, match=rf"^plan\.{key} has no effect"):
-        build(method, 12, 1000, **options)
+        build_plan(method, 12, 1000, **options)
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_an_option_without_effect_is_refused(method, options, key):
 def test_long_sequences_whose_positions_never_learn_are_refused(options):
     """Section 4.2: the 512-token steps are there to learn the positional embeddings."""
     with pytest.raises(ValueError, match=r"plan\.long_share leaves no step of length 512"):
-        build("mslt", 12, **{"steps": 1000} | options)
+        build_plan("mslt", 12, **{"steps": 1000} | options)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mslt.grow import freeze, learning
+from mslt.growth import freeze, learning
 from mslt.model import Encoder
 from mslt.recipes import RECIPES
 

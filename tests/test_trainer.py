@@ -11,18 +11,18 @@ from torch import Tensor
 
 from mslt.config import ModelConfig, OptimizerConfig
 from mslt.data.instances import Batch
-from mslt.grow import freeze, is_fixed, learning
+from mslt.growth import freeze, is_fixed, learning
 from mslt.model import Encoder
 from mslt.objective import Inputs, losses
 from mslt.optim import Moment, Optimizer, decays
-from mslt.plan import build
+from mslt.plan import build_plan
 from mslt.schedule import Schedule
 from mslt.trainer import Settings, Trainer, pick_device, pick_precision
 
 ADAMW = OptimizerConfig("adamw", weight_decay=0.1)
 LAMB = OptimizerConfig("lamb", weight_decay=0.1)
 PLAIN = Settings(optimizer=ADAMW, precision="fp32", micro_batch=8, pair=True, seed=7)
-PLAN = build("whole", 3, 6, schedule=Schedule(lr=1e-2, warmup_steps=2))
+PLAN = build_plan("whole", 3, 6, schedule=Schedule(lr=1e-2, warmup_steps=2))
 
 Batches = Callable[..., Batch]
 

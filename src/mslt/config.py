@@ -76,7 +76,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class PlanConfig:
-    """How the steps are spent: the arguments of `mslt.plan.build`.
+    """How the steps are spent: the arguments of `mslt.plan.build_plan`.
 
     Args:
         method: whole, stacking or mslt.
@@ -236,7 +236,7 @@ class Config:
             ValueError: naming the key, where they describe none.
         """
         how = {f.name: getattr(self.plan, f.name) for f in fields(self.plan)}
-        return plans.build(
+        return plans.build_plan(
             depth=self.model.num_hidden_layers, steps=self.steps, schedule=self.schedule, **how
         )
 

@@ -145,7 +145,7 @@ METHODS = {
 }
 
 
-def build(
+def build_plan(
     method: str,
     depth: int,
     steps: int,

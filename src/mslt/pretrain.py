@@ -19,7 +19,7 @@ from mslt.console import Console
 from mslt.data.instances import Batch, Instances
 from mslt.data.store import TokenStore
 from mslt.data.tokenizer import read_vocabulary
-from mslt.grow import copied_from, freeze, grow, is_fixed
+from mslt.growth import copied_from, freeze, grow, is_fixed
 from mslt.model import Encoder
 from mslt.optim import Moment, Moments
 from mslt.plan import Plan, Stage

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mslt.config import OptimizerConfig
 from mslt.data.instances import Batch
-from mslt.grow import learning
+from mslt.growth import learning
 from mslt.model import Encoder
 from mslt.objective import Inputs, losses, scores
 from mslt.optim import Moments, Optimizer

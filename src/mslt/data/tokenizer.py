@@ -6,7 +6,7 @@ transformers: that takes seconds, and a worker process needs the Rust tokenizer 
 
 import json
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from string import punctuation
 
@@ -17,6 +17,7 @@ from mslt.data.masking import VocabularyFacts
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 PREFIX = "##"
+_LONGEST = 64  # characters of a word that is remembered; Chinese or Thai may have no spaces
 MAX_LENGTH = 512  # positions that a BERT has; left out, transformers says 1e30
 
 
@@ -209,43 +210,47 @@ class WordEncoder:
         self._most_words = most_words
         self._known: dict[str, bytes] = {}
 
-    def __call__(self, sentences: Iterable[str]) -> tuple[bytes, list[int]]:
+    def __call__(self, sentences: Sequence[str]) -> tuple[bytes, list[int]]:
         """The ids of all sentences back to back, as bytes of `dtype`, and how many each has.
 
         The sentences hold no control characters: BERT drops some that count as space here.
         """
-        split = [sentence.split() for sentence in sentences]
-        encoded = [self._joined(words) for words in split]
-        unknown = [i for i, ids in enumerate(encoded) if ids is None]
-        self._learn(set().union(*(split[i] for i in unknown)))
-        for i in unknown:
-            encoded[i] = self._joined(split[i])
-        lengths = [len(ids or b"") // self.dtype.itemsize for ids in encoded]
-        return b"".join(encoded), lengths
+        encoded = [self._encode_known(sentence) for sentence in sentences]
+        new = [i for i, ids in enumerate(encoded) if ids is None]
+        learned = self._learn({word for i in new for word in sentences[i].split()})
+        for i in new:
+            encoded[i] = self._encode_known(sentences[i])
+        for word in learned:
+            if len(word) > _LONGEST:
+                del self._known[word]
+        whole = [ids for ids in encoded if ids is not None]
+        assert len(whole) == len(sentences)
+        return b"".join(whole), [len(ids) // self.dtype.itemsize for ids in whole]
 
-    def _joined(self, words: list[str]) -> bytes | None:
-        """The ids of the words, or None where one is not known yet."""
+    def _encode_known(self, sentence: str) -> bytes | None:
+        """The ids of a sentence, or None where one of its words is not known yet."""
         try:
-            return b"".join(map(self._known.__getitem__, words))
+            return b"".join(map(self._known.__getitem__, sentence.split()))
         except KeyError:
             return None
 
-    def _learn(self, words: set[str]) -> None:
-        """Remember the words; what stands between ASCII punctuation is tokenized by itself."""
+    def _learn(self, words: set[str]) -> set[str]:
+        """Tokenize words, what stands between ASCII punctuation by itself; returns the new keys."""
         unseen = words.difference(self._known)
         if len(self._known) + len(unseen) > self._most_words:
             self._known.clear()
             unseen = words
         cores = {word: word.strip(punctuation) for word in unseen}
         new = list({*cores.values(), *punctuation}.difference(self._known))
-        self._known.update(zip(new, self._encode(new)))
+        self._known.update(zip(new, self._tokenized(new)))
         for word, core in cores.items():
             if word != core:
                 start = word.find(core)
                 parts = (*word[:start], core, *word[start + len(core) :])
                 self._known[word] = b"".join(map(self._known.__getitem__, parts))
+        return {*new, *cores}
 
-    def _encode(self, words: Sequence[str]) -> list[bytes]:
+    def _tokenized(self, words: Sequence[str]) -> list[bytes]:
         encodings = self._tokenizer.encode_batch_fast(words, add_special_tokens=False)
         return [array(self.dtype.char, encoding.ids).tobytes() for encoding in encodings]
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mslt.grow import copied_from, freeze, grow, is_fixed, learning
+from mslt.growth import copied_from, freeze, grow, is_fixed, learning
 from mslt.model import Encoder
 from mslt.objective import Inputs, losses
 
