@@ -1,5 +1,6 @@
 """The command line. What is heavy is imported by the command that needs it, once all is checked."""
 
+import itertools
 import json
 import os
 import sys
@@ -245,17 +246,22 @@ def _demo(argv: list[str]) -> int:
         "Train a small BERT on the docstrings of this installation, whole and by MSLT, offline.",
         ["mslt demo", "mslt demo --out somewhere --seconds 60"],
     )
-    usual: Values = {"out": "mslt-demo", "seconds": 150.0}
-    options.option("out", str, "folder of the results", usual["out"])
-    options.option("seconds", float, "training time of both runs together", usual["seconds"])
-    given = usual | options.parse(argv)
-    if not given["seconds"] > 0:
+    options.option("out", str, "folder of the results (default: mslt-demo, or the next free name)")
+    options.option("seconds", float, "training time of both runs together (default: 150 or more)")
+    given = options.parse(argv)
+    if given.get("seconds") is not None and not given["seconds"] > 0:
         raise ValueError(f"seconds must be above 0, not {given['seconds']}")
 
     from mslt.demo import demo
 
-    demo(Path(given["out"]), given["seconds"])
+    demo(Path(given["out"]) if given.get("out") else _free("mslt-demo"), given.get("seconds"))
     return OK
+
+
+def _free(name: str) -> Path:
+    """A folder that does not exist yet: the name, or with -2, -3, ... behind it."""
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    return next(path for path in map(Path, names) if not path.exists())
 
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {

@@ -24,8 +24,9 @@ from mslt.trainer import Trainer
 
 BLOCKS = 10  # of each plan, taken in turn, so that both see the same drifts of the machine
 PROBE_STEPS = 6
-# Below, a deep model has not yet left the loss of token frequencies; above, patience ends.
-FEWEST_STEPS, MOST_STEPS = 900, 4000
+SECONDS = 150.0  # of training, for both plans together, unless the machine is too slow for ...
+FEWEST_STEPS = 900  # ... these, which a deep model takes to leave the loss of token frequencies
+MOST_STEPS = 4000
 SENTENCES = (
     "this method returns a new [MASK] .",
     "if the file does not [MASK] , an error is raised .",
@@ -34,12 +35,13 @@ SENTENCES = (
 )
 
 
-def demo(out: Path, seconds: float) -> None:
+def demo(out: Path, seconds: float | None = None) -> None:
     """Run the demo.
 
     Args:
         out: a new folder for the store, both runs, the picture and the exported model.
-        seconds: training time to aim at, for both plans together on this machine.
+        seconds: training time to aim at, for both plans together on this machine; by default
+            150, or longer where that is too short to learn anything.
 
     Raises:
         ValueError: the folder is not empty.
@@ -61,7 +63,7 @@ def demo(out: Path, seconds: float) -> None:
     print(f"\nDone in {duration(time.monotonic() - start)}.")
 
 
-def affordable_steps(store: TokenStore, seconds: float) -> int:
+def affordable_steps(store: TokenStore, seconds: float | None) -> int:
     """Steps of each plan that fit the time, judged by a few steps of the whole model.
 
     MSLT is taken to cost 0.55 of it.
@@ -73,7 +75,9 @@ def affordable_steps(store: TokenStore, seconds: float) -> int:
     for _ in range(PROBE_STEPS):
         next(model_steps)
     each = (time.perf_counter() - begin) / PROBE_STEPS
-    fit = int(seconds / (each * 1.55))
+    if seconds is not None:
+        return max(20, int(seconds / (each * 1.55)))
+    fit = int(SECONDS / (each * 1.55))
     return max(FEWEST_STEPS, min(MOST_STEPS, fit // 100 * 100))
 
 

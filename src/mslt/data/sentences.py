@@ -13,10 +13,11 @@ _WIDE_CLOSERS = "」』）〉》】"
 _OPENERS = "\"'“‘«‹([{¿¡-–—*_`「『（〈《【"
 
 # Stops and what may close after them, then the space that follows; wide ones need no space.
-# (One class of characters at the front lets the search skip ahead: five times as fast.)
+# One class of characters at the front lets the search skip ahead: five times as fast. The bound
+# keeps a million dots in a row from taking the square of that.
 _END = re.compile(
-    f"[{_STOPS}{_WIDE}][{_STOPS}{_WIDE}{_CLOSERS}{_WIDE_CLOSERS}]*"
-    rf"(?:\s+|(?<=[{_WIDE}{_WIDE_CLOSERS}]))"
+    f"[{_STOPS}{_WIDE}][{_STOPS}{_WIDE}{_CLOSERS}{_WIDE_CLOSERS}]{{0,20}}+"
+    rf"(?:\s+|(?<=[{_WIDE}{_WIDE_CLOSERS}])|(?<=[{_WIDE}][{_CLOSERS}]))"
 )
 
 

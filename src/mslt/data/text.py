@@ -82,15 +82,15 @@ def lines(
             repairs.bad(f"{name}:{number}", "cannot be read any further", str(error))
             break
         progress()
-        if first:
-            if not block:
-                repairs.bad(name, "empty file")
-            elif block.startswith(_UTF16):
-                repairs.bad(f"{name}:1", "UTF-16 instead of UTF-8")
-                return
-            block, first = block.removeprefix(_BOM), False
+        if first and not block:
+            repairs.bad(name, "empty file")
         if not block:
             break
+        if first and block.startswith(_UTF16):
+            repairs.bad(f"{name}:1", "UTF-16 instead of UTF-8")
+            return
+        if first:
+            block, first = block.removeprefix(_BOM), False
         *complete, tail = (tail + block).split(b"\n")
         for line in complete:
             if not dropping:
@@ -137,7 +137,7 @@ def clean(text: str, where: str, repairs: Repairs) -> str | None:
     BERT's tokenizer deletes them instead, which glues the words on both sides: U+0085 is a line
     end in old texts. A tab and the line ends are spaces to it already.
     """
-    if text.isprintable():
+    if text.isprintable() and "\ufffd" not in text:
         return text
     if "\0" in text:
         if not repairs.bad(where, "NUL character", mended="made a space"):
