@@ -45,7 +45,7 @@ _LEAD = re.compile(
     )[ \t]*""",
     re.MULTILINE | re.VERBOSE,
 )
-_ROLE = re.compile(r":[\w:+-]+:`~?([^`<]*?)(?:\s*<[^`>]*>)?`")
+_ROLE = re.compile(r":[\w:+-]+:`~?(?:\w+\.)*([^`<]*?)(?:\s*<[^`>]*>)?`")
 _LINK = re.compile(r"`([^`<]+?)(?:\s*<[^`>]+>)?`_{1,2}")
 _OTHER = re.compile("[^a-z]+")
 _BLANK = re.compile(r"\n\s*\n")

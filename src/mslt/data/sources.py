@@ -223,7 +223,7 @@ def _parquet(source: Source, reading: Reading) -> Iterator[str | None]:
             if _has_text(table, source, reading):
                 yield from _rows(table, source, reading)
         except pa.ArrowException as error:
-            reading.repairs.bad(source.name, "damaged .parquet", _first_line(error))
+            reading.repairs.bad(source.name, "damaged .parquet", str(error))
 
 
 def _has_text(table: Any, source: Source, reading: Reading) -> bool:
@@ -263,10 +263,6 @@ def _rows(table: Any, source: Source, reading: Reading) -> Iterator[str | None]:
         done = source.bytes * row // total
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
 def _hf(source: Source, reading: Reading) -> Iterator[str | None]:
     """hf:NAME[,CONFIG][,SPLIT], streamed; a name can also be a folder of data files."""
     try:
@@ -290,7 +286,8 @@ def _hf(source: Source, reading: Reading) -> Iterator[str | None]:
             record = next(records, None)
         except Exception as error:  # the library and what it calls raise dozens of kinds
             where = f"{source.name}:{number}" if number else source.name
-            raise ValueError(f"{where} cannot be loaded: {_first_line(error)}") from None
+            why = next(iter(str(error).splitlines()), type(error).__name__)
+            raise ValueError(f"{where} cannot be loaded: {why}") from None
         if record is None:
             return
         number += 1

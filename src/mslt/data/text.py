@@ -47,7 +47,7 @@ class Repairs:
             ValueError: the policy is strict.
         """
         if self.policy == "strict":
-            text = f"{what}: {detail}" if detail else what
+            text = ": ".join([what, *detail.splitlines()[:1]])  # libraries like to say more
             hint = "replace" if mended else "skip"
             raise ValueError(f"{where}: {text} (--on_bad_text {hint} goes on)")
         mend = bool(mended) and self.policy == "replace"

@@ -1,0 +1,193 @@
+import hashlib
+import json
+import os
+
+import numpy as np
+import pytest
+
+from mslt.data.store import (
+    SplitWriter,
+    TokenStore,
+    appearing,
+    write_manifest,
+    write_splits,
+    write_unigrams,
+)
+
+U16 = np.dtype(np.uint16)
+
+
+def write(folder, documents, dtype=U16, parts=1):
+    """Documents are lists of sentences, which are lists of ids; `parts` of them at a time."""
+    with SplitWriter(folder) as writer:
+        for begin in range(0, len(documents), parts):
+            some = documents[begin : begin + parts]
+            sentences = [sentence for document in some for sentence in document]
+            tokens = np.array([i for sentence in sentences for i in sentence], dtype).tobytes()
+            ends = np.cumsum([len(document) for document in some], dtype=np.int64)
+            writer.add(tokens, np.array([len(s) for s in sentences], np.uint32), ends)
+    return writer
+
+
+def read(split):
+    sentences = [
+        split.tokens[int(a) : int(b)].tolist()
+        for a, b in zip(split.sentences[:-1], split.sentences[1:])
+    ]
+    return [sentences[int(a) : int(b)] for a, b in zip(split.documents[:-1], split.documents[1:])]
+
+
+def numbered(count):
+    """Document i has i % 3 + 1 sentences of i % 5 + 1 times the id i."""
+    return [[[i] * (i % 5 + 1)] * (i % 3 + 1) for i in range(count)]
+
+
+def store(path, documents, dtype=U16, heldout=0.1, vocab_size=1000, parts=7):
+    with appearing(path) as folder:
+        write(folder / "all", documents, dtype, parts)
+        counts = write_splits(folder, folder / "all", dtype, heldout)
+        write_unigrams(folder, dtype, vocab_size)
+        facts = {"vocab_size": vocab_size, "token_dtype": dtype.name, "counts": counts}
+        write_manifest(folder, facts)
+    return TokenStore.open(path)
+
+
+@pytest.mark.parametrize("dtype", [U16, np.dtype(np.uint32)])
+def test_what_is_written_is_read(tmp_path, dtype):
+    documents = numbered(100)
+    made = store(tmp_path / "store", documents, dtype)
+    train, heldout = read(made.train), read(made.heldout)
+    assert [document[0][0] for document in heldout] == list(range(5, 100, 10))
+    assert train == [document for i, document in enumerate(documents) if i % 10 != 5]
+    assert heldout == [document for i, document in enumerate(documents) if i % 10 == 5]
+    assert made.train.tokens.dtype == dtype
+
+
+def test_the_parts_that_documents_come_in_change_nothing(tmp_path):
+    documents = numbered(50)
+    first = store(tmp_path / "a", documents, parts=1).manifest
+    assert store(tmp_path / "b", documents, parts=50).manifest == first
+    with SplitWriter(tmp_path / "c") as writer:  # a sentence at a time
+        for document in documents:
+            for sentence in document:
+                tokens = np.array(sentence, U16).tobytes()
+                writer.add(tokens, np.array([len(sentence)]), np.array([], int))
+            writer.add(b"", np.array([], np.uint32), np.array([0]))
+    write(tmp_path / "d", documents)
+    for name in ("tokens", "sentences", "documents"):
+        ours, theirs = (tmp_path / f / f"{name}.bin" for f in "cd")
+        assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_documents_without_sentences_are_dropped(tmp_path):
+    documents = [[], [[1]], [], [], [[2], [3]], [[4]], [], [[5]], []]
+    for parts in (1, 2, 9):
+        made = store(tmp_path / f"store{parts}", documents, parts=parts)
+        assert read(made.train) == [[[1]], [[4]]]
+        assert read(made.heldout) == [[[2], [3]], [[5]]]
+
+
+@pytest.mark.parametrize("heldout", [1e-9, 0.01, 0.5, 0.99])
+@pytest.mark.parametrize("count", [4, 5, 101])
+def test_both_sides_have_at_least_two_documents(tmp_path, count, heldout):
+    made = store(tmp_path / "store", numbered(count), heldout=heldout)
+    sides = [made.manifest["counts"][name]["documents"] for name in ("train", "heldout")]
+    assert sum(sides) == count
+    assert min(sides) >= 2
+    if count == 101 and heldout >= 0.01:
+        assert sides[1] == pytest.approx(max(2, heldout * 101), abs=1.5)
+
+
+def test_fewer_than_four_documents_are_refused_with_the_reason(tmp_path):
+    with pytest.raises(ValueError, match=r"has 3 documents.*blank line.*--documents line"):
+        store(tmp_path / "store", [*numbered(3), []])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unigrams_count_the_training_text(tmp_path, monkeypatch):
+    monkeypatch.setattr("mslt.data.store._TOKENS", 10)
+    monkeypatch.setattr("mslt.data.store._SENTENCES", 3)
+    made = store(tmp_path / "store", numbered(60))
+    assert made.unigrams.dtype == np.uint64
+    assert made.unigrams.tolist() == np.bincount(made.train.tokens, minlength=1000).tolist()
+
+
+def test_the_manifest_counts_and_hashes(tmp_path):
+    made = store(tmp_path / "store", numbered(40))
+    for split in ("train", "heldout"):
+        documents = read(getattr(made, split))
+        assert made.manifest["counts"][split] == {
+            "documents": len(documents),
+            "sentences": sum(map(len, documents)),
+            "tokens": sum(len(s) for d in documents for s in d),
+        }
+    names = [
+        f"{s}/{n}.bin" for s in ("train", "heldout") for n in ("tokens", "sentences", "documents")
+    ]
+    assert set(made.manifest["files"]) == {*names, "unigrams.bin"}
+    for name, entry in made.manifest["files"].items():
+        raw = (made.path / name).read_bytes()
+        assert entry == {"bytes": len(raw), "sha256": hashlib.sha256(raw).hexdigest()}
+
+
+def test_a_folder_that_exists_is_never_touched(tmp_path):
+    (tmp_path / "store").mkdir()
+    with (
+        pytest.raises(ValueError, match=r"store exists: choose another --out"),
+        appearing(tmp_path / "store"),
+    ):
+        pytest.fail("it was entered")
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(ValueError, match="link exists"), appearing(tmp_path / "link"):
+        pytest.fail("it was entered")
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, OSError(28, "No space left")])
+def test_what_fails_leaves_nothing_behind(tmp_path, error):
+    path = tmp_path / "store"
+    with pytest.raises(error if isinstance(error, type) else type(error)) as caught:
+        half_write(path, error)
+    assert list(tmp_path.iterdir()) == []
+    if isinstance(error, OSError):
+        assert caught.value.filename == str(path)
+
+
+def half_write(path, error):
+    with appearing(path) as folder:
+        assert folder.parent == path.parent
+        (folder / "half").write_text("half")
+        raise error
+
+
+def test_missing_parents_are_made_and_the_folder_is_readable(tmp_path):
+    with appearing(tmp_path / "a" / "b" / "store") as folder:
+        (folder / "file").write_text("whole")
+        assert not (tmp_path / "a" / "b" / "store").exists()
+    assert os.listdir(tmp_path / "a" / "b") == ["store"]
+    assert (tmp_path / "a" / "b" / "store").stat().st_mode & 0o777 == 0o777 & ~_umask()
+
+
+def _umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def test_a_damaged_store_is_refused(tmp_path):
+    path = store(tmp_path / "store", numbered(10)).path
+    with pytest.raises(ValueError, match="is not a token store"):
+        TokenStore.open(tmp_path)
+    tokens = path / "train" / "tokens.bin"
+    tokens.write_bytes(tokens.read_bytes()[:-2])
+    with pytest.raises(ValueError, match=r"train/tokens.bin is damaged: \d+ bytes, not \d+"):
+        TokenStore.open(path)
+    tokens.unlink()
+    with pytest.raises(ValueError, match=r"train/tokens.bin is damaged"):
+        TokenStore.open(path)
+    manifest = path / "manifest.json"
+    manifest.write_text(json.dumps({"format": 99}))
+    with pytest.raises(ValueError, match="not a token store of format 1"):
+        TokenStore.open(path)
+    manifest.write_text("{")
+    with pytest.raises(ValueError, match=r"manifest.json is damaged"):
+        TokenStore.open(path)
