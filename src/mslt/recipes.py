@@ -102,9 +102,9 @@ def bert_large_whole_230k() -> Config:
 
 
 def _for_one_cpu(method: str, hidden_size: int, seq_len: int, lr: float) -> Config:
-    """Twelve narrow layers at a peak rate at which post-LN BERT leaves the loss of token
-    frequencies (performance of higher rates: docs/log.md). No dropout: less than one epoch is
-    seen, so there is nothing to overfit.
+    """Twelve narrow layers at rates and initial weights that they learn with (docs/choices.md).
+
+    No dropout, since less than an epoch or a few are seen: there is little to overfit.
     """
     return Config(
         steps=2000,
@@ -117,6 +117,8 @@ def _for_one_cpu(method: str, hidden_size: int, seq_len: int, lr: float) -> Conf
             max_position_embeddings=512,
             hidden_dropout_prob=0.0,
             attention_probs_dropout_prob=0.0,
+            # BERT-Base's 0.02, in proportion to the root of the width.
+            initializer_range=round(0.02 * (768 / hidden_size) ** 0.5, 3),
         ),
         plan=PlanConfig(method=method, seq_len=seq_len),  # type: ignore[arg-type]
         schedule=Schedule(lr=lr, warmup_steps=100, shape="wsd"),
