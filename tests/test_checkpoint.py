@@ -13,6 +13,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 import mslt.checkpoint as checkpoint
+from mslt import files
 from mslt.checkpoint import (
     State,
     load_model,
@@ -255,7 +256,7 @@ WRITES = [
     *[("save_file", checkpoint, call) for call in (0, 1)],
     *[("fsync", os, call) for call in range(5)],
     *[("write_bytes", Path, call) for call in (0, 1)],
-    *[("mkdir", Path, 0), ("rename", Path, 0), ("file_digest", checkpoint.hashlib, 1)],
+    *[("mkdir", Path, 0), ("rename", Path, 0), ("sha256", checkpoint, 1)],
 ]
 
 
@@ -291,7 +292,7 @@ def test_an_interrupt_in_the_middle_leaves_nothing(monkeypatch, tmp_path, tiny):
     def interrupted(path: Path) -> str:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoint, "_sha256", interrupted)
+    monkeypatch.setattr(checkpoint, "sha256", interrupted)
     with pytest.raises(KeyboardInterrupt):
         save_model(tmp_path / "stage", Encoder(tiny, 1), {})
     assert os.listdir(tmp_path) == []
@@ -299,7 +300,7 @@ def test_an_interrupt_in_the_middle_leaves_nothing(monkeypatch, tmp_path, tiny):
 
 def test_what_a_kill_left_behind_is_cleared_by_the_next_write(monkeypatch, tmp_path):
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.shutil, "rmtree", lambda *_, **__: None)  # as if killed before it
+        patch.setattr(files.shutil, "rmtree", lambda *_, **__: None)  # as if killed before it
         fail_at(patch, "rename", Path, 0)
         with pytest.raises(OSError, match="No space left"):
             write_folder(tmp_path / "stage", {"old": b"1"})
@@ -326,9 +327,10 @@ def test_a_write_that_fails_leaves_the_folder_that_it_would_have_replaced(monkey
     assert (tmp_path / "stage" / "one").read_bytes() == b"1"
 
 
-def test_the_manifest_is_written_last_and_the_name_after_it(monkeypatch, tmp_path):
+def test_every_file_is_on_the_disk_before_the_folder_gets_its_name(monkeypatch, tmp_path):
     order = []
-    flush = checkpoint.flush
-    monkeypatch.setattr(checkpoint, "flush", lambda path: (order.append(path.name), flush(path)))
+    flush = files.flush
+    monkeypatch.setattr(files, "flush", lambda path: (order.append(path.name), flush(path)))
     write_folder(tmp_path / "stage", {"one": b"1", "two": b"2"})
-    assert order == ["one", "two", "manifest.json", ".stage.tmp", tmp_path.name]
+    assert sorted(order[:-2]) == ["manifest.json", "one", "two"]
+    assert order[-2:] == [".stage.tmp", tmp_path.name]

@@ -14,7 +14,7 @@ SOURCE = ROOT / "src" / "mslt"
 
 # A module may import from its own row and from the rows above it. A name covers what is in it.
 ROWS = (
-    ("schedule", "plan", "world", "config", "options", "recipes"),
+    ("files", "schedule", "plan", "world", "config", "options", "recipes"),
     ("data",),
     ("model", "optim"),
     ("growth", "objective", "checkpoint"),

@@ -4,12 +4,8 @@ A folder is written under a temporary name, flushed to the disk, given its manif
 renamed, so that whatever stops the process leaves the previous ones as they were.
 """
 
-import hashlib
 import json
-import os
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mslt.config import ModelConfig
+from mslt.files import appearing, sha256
 from mslt.model import Encoder
 from mslt.optim import Moment, Moments
 
@@ -45,31 +42,6 @@ class State:
 Content = bytes | dict[str, Tensor]
 
 
-@contextmanager
-def appearing(path: Path) -> Iterator[Path]:
-    """A folder to write into, which appears whole under its name when the block is left.
-
-    Args:
-        path: the folder; one that stands there already is replaced.
-
-    Raises:
-        OSError: the disk is full or not writable; nothing is left under the final name.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)  # what a kill in the middle left
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        flush(temporary)
-        if path.exists():
-            shutil.rmtree(path)
-        temporary.rename(path)
-        flush(path.parent)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-
-
 def write_folder(path: Path, files: Mapping[str, Content]) -> None:
     """Write files as one folder that appears whole, with a manifest of their hashes.
 
@@ -80,10 +52,10 @@ def write_folder(path: Path, files: Mapping[str, Content]) -> None:
     Raises:
         OSError: the disk is full or not writable; nothing is left under the final name.
     """
-    with appearing(path) as folder:
+    with appearing(path, replace=True) as folder:
         for name, content in files.items():
             write_file(folder / name, content)
-        hashes = {name: _sha256(folder / name) for name in files}
+        hashes = {name: sha256(folder / name) for name in files}
         write_file(folder / MANIFEST, json.dumps({"sha256": hashes}, indent=1).encode())
 
 
@@ -95,7 +67,7 @@ def verify_folder(path: Path) -> None:
     """
     try:
         hashes = json.loads((path / MANIFEST).read_bytes())["sha256"]
-        damaged = [name for name in hashes if _sha256(path / name) != hashes[name]]
+        damaged = [name for name in hashes if sha256(path / name) != hashes[name]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged: {error}") from None
     if damaged:
@@ -103,7 +75,7 @@ def verify_folder(path: Path) -> None:
 
 
 def write_file(path: Path, content: Content) -> None:
-    """Write bytes as they are, or tensors as safetensors, and wait until they are on the disk.
+    """Write bytes as they are, or tensors as safetensors.
 
     Raises:
         OSError: the disk is full or not writable.
@@ -119,21 +91,6 @@ def write_file(path: Path, content: Content) -> None:
         except SafetensorError as error:  # what the library makes of a full disk
             raise OSError(f"{path} cannot be written: {error}") from None
         path.chmod(mode)  # the library lets nobody but the owner read, whatever the umask
-    flush(path)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def flush(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def save_model(path: Path, model: Encoder, facts: Mapping[str, Any]) -> None:

@@ -136,13 +136,12 @@ def export(run: Path, out: Path, stage: int | None = None) -> Path:
         ValueError: the run has no such model, it is damaged, or `out` is not empty.
         OSError: the disk is full or not writable; nothing is left under the final name.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} is not empty: choose another --out")
     folders = _model_folders(run, stage)
 
     from mslt.card import Described, model_card
-    from mslt.checkpoint import appearing, write_file
+    from mslt.checkpoint import write_file
     from mslt.data.tokenizer import read_vocabulary
+    from mslt.files import appearing
     from mslt.run import Run
 
     opened = Run.open(run)

@@ -15,6 +15,7 @@ from mslt.data import prepare as prepare_module
 from mslt.data import workers
 from mslt.data.prepare import PrepareConfig, prepare
 from mslt.data.sentences import sentences
+from mslt.data.sources import Reading, Source
 from mslt.data.store import TokenStore
 from mslt.data.tokenizer import SPECIAL, load, read_vocabulary
 
@@ -232,13 +233,14 @@ def test_text_that_is_too_little_is_refused(tmp_path):
     blank.write_text("\n \n\n")
     refused("there is no text in .*blank.txt", tmp_path, blank)
     write(three, corpus(3))
-    refused(r"has 3 documents.*blank line", tmp_path, three)
+    refused(r"too few documents have words in them, 3 where 4", tmp_path, three)
     refused("does not exist", tmp_path, tmp_path / "nowhere.txt")
 
 
 def test_an_existing_store_is_refused_before_any_work(tmp_path, monkeypatch):
     path = write(tmp_path / "a.txt", corpus())
     (tmp_path / "store").mkdir()
+    write(tmp_path / "store" / "mine.txt", [])
     monkeypatch.setattr(prepare_module, "_tokenizer", lambda *_: pytest.fail("work was done"))
     refused("store exists: choose another --out", tmp_path, path)
 
@@ -277,7 +279,7 @@ def test_ctrl_c_leaves_nothing_and_ends_the_workers(tmp_path):
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "begin\n"
-    tokens = tmp_path / f".store.{process.pid}.partial" / "everything" / "tokens.bin"
+    tokens = tmp_path / ".store.tmp" / "everything" / "tokens.bin"
     while process.poll() is None and not (tokens.exists() and tokens.stat().st_size):
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)
@@ -338,3 +340,11 @@ def test_a_store_opens_where_it_is_moved(tmp_path):
     store = prepare([path], tmp_path / "new" / "folder" / "store", CONFIG, False)
     store.path.rename(tmp_path / "moved")
     assert len(TokenStore.open(tmp_path / "moved").train.tokens) == len(store.train.tokens)
+
+
+def test_of_the_hub_only_the_beginning_is_read_twice(monkeypatch):
+    monkeypatch.setattr(prepare_module.vocabulary, "SAMPLE_CHARACTERS", 10)
+    monkeypatch.setattr(prepare_module, "paragraphs", lambda *_: iter(["four", None] * 9))
+    read = prepare_module._for_vocabulary
+    assert list(read(Source("hf:x", "hf"), Reading())) == ["four"] * 3
+    assert list(read(Source("x.txt", ".txt"), Reading())) == ["four"] * 9

@@ -101,6 +101,14 @@ def test_a_folder_gives_its_files_sorted_and_deep(tmp_path):
     assert found == ["a/c.parquet.zst", "a/y/x.txt.gz", "a/z.jsonl", "b.txt"]
 
 
+def test_a_tokenizer_in_a_folder_is_no_text(tmp_path):
+    write(tmp_path, "model/vocab.txt", "x")
+    write(tmp_path, "model/tokenizer.json", "{}")
+    refused("holds no .txt", tmp_path)
+    write(tmp_path, "words/vocab.txt", "x")
+    assert documents(tmp_path) == [["x"]]
+
+
 def test_sources_know_their_kind_and_size(tmp_path):
     path = write(tmp_path, "a.b.jsonl.gz", "12345")
     assert find([str(path)]) == [Source(str(path), ".jsonl", "gzip", 5)]

@@ -23,13 +23,13 @@ from mslt.data.sources import Documents, Reading, Source, find, paragraphs
 from mslt.data.store import (
     SplitWriter,
     TokenStore,
-    appearing,
     write_manifest,
     write_splits,
     write_unigrams,
 )
 from mslt.data.text import BadText, Repairs
 from mslt.data.workers import Chunk, cores, encoded
+from mslt.files import appearing, sha256
 
 _CHUNK = 250_000  # characters for a worker at a time
 _SMALL = 1_000_000  # bytes
@@ -214,8 +214,7 @@ def _chunks(found: Sequence[Source], reading: Reading, hashes: list[str | None])
 def _file_sha256(source: Source) -> str | None:
     """Of the file, or None where the policy has let an unreadable one pass."""
     try:
-        with open(source.name, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256(Path(source.name))
     except OSError:
         return None
 

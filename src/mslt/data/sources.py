@@ -83,7 +83,7 @@ def find(names: Sequence[str]) -> list[Source]:
         if name == "pydocs" or name.startswith("hf:"):
             found.append(Source(name, name.partition(":")[0]))
         elif path.is_dir():
-            files = sorted(f for f in path.rglob("*") if _kind(f) and not f.is_dir())
+            files = sorted(f for f in path.rglob("*") if _is_text(f))
             if not files:
                 raise ValueError(f"{name} holds no {_KINDS}")
             found += map(_file, files)
@@ -96,6 +96,12 @@ def find(names: Sequence[str]) -> list[Source]:
     if not found:
         raise ValueError("no source is given: a file, a folder, pydocs or hf:NAME")
     return found
+
+
+def _is_text(path: Path) -> bool:
+    """Whether a file in a folder is meant: what else lies there is passed over."""
+    tokenizer = path.name == "vocab.txt" and path.with_name("tokenizer.json").exists()
+    return bool(_kind(path)) and not path.is_dir() and not tokenizer
 
 
 def _kind(path: Path) -> str:

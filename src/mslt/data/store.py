@@ -9,17 +9,15 @@ STORE/manifest.json          written last: counts, hashes, versions
       heldout/               the same three
 """
 
-import hashlib
 import json
-import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from mslt.files import sha256
 
 FORMAT = 1
 SPLITS = ("train", "heldout")
@@ -102,44 +100,6 @@ class TokenStore:
         return cls(path, manifest, splits[0], splits[1], unigrams)
 
 
-@contextmanager
-def appearing(path: Path) -> Iterator[Path]:
-    """A hidden folder beside `path`, which takes its place when the block is left.
-
-    Args:
-        path: the folder to be, which must not exist; missing parents are created.
-
-    Raises:
-        ValueError: it exists.
-        OSError: the disk is full or not writable; nothing is left behind.
-    """
-    path = path.absolute()
-    if os.path.lexists(path):
-        raise ValueError(f"{path} exists: choose another --out, or remove it")
-    folder = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    folder.mkdir(parents=True)
-    try:
-        yield folder
-        for file in [*folder.rglob("*"), folder]:
-            _flush(file)
-        folder.rename(path)
-        _flush(path.parent)
-    except BaseException as error:
-        shutil.rmtree(folder, ignore_errors=True)
-        if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(path)  # "no space left" does not say where
-        raise
-
-
-def _flush(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 class SplitWriter:
     """The three files of a split, or of all documents before they are split.
 
@@ -204,8 +164,8 @@ def write_splits(folder: Path, everything: Path, dtype: np.dtype, heldout: float
     source = Split.open(everything, dtype) if _documents(everything) >= _FEWEST else None
     if source is None:
         raise ValueError(
-            f"the text has {_documents(everything)} documents with words in them, and {_FEWEST} "
-            "are the fewest: a blank line ends a document of a .txt file (--documents line or "
+            f"too few documents have words in them, {_documents(everything)} where {_FEWEST} are "
+            "the fewest: a blank line ends a document of a .txt file (--documents line or "
             "file changes that), and training takes random next sentences from other documents"
         )
     total = len(source.documents) - 1
@@ -250,11 +210,7 @@ def write_manifest(folder: Path, facts: dict[str, Any]) -> None:
     """Write manifest.json: the facts, and size and SHA-256 of every file that is there."""
     files = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        files[path.relative_to(folder).as_posix()] = {
-            "bytes": path.stat().st_size,
-            "sha256": digest,
-        }
+        entry = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        files[path.relative_to(folder).as_posix()] = entry
     text = json.dumps({"format": FORMAT, **facts, "files": files}, indent=2, allow_nan=False)
     (folder / "manifest.json").write_text(text + "\n", encoding="utf-8")
