@@ -16,7 +16,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from mslt.data.sentences import sentences
-from mslt.data.workers import cores
+from mslt.data.workers import cores, ctrl_c_waits
 
 _SKIPPED = {"__pycache__", "site-packages", "dist-packages", "test", "tests", "_vendor"}
 _FILE_BYTES = 1_000_000  # a larger module is generated
@@ -134,8 +134,13 @@ def _read(paths: list[Path]) -> Iterator[list[str]]:
     if cores() == 1:
         yield from map(_module, paths)
         return
-    with ProcessPoolExecutor(cores(), get_context("spawn")) as pool:
-        yield from pool.map(_module, paths, chunksize=64)
+    pool = ProcessPoolExecutor(cores(), get_context("spawn"))
+    try:
+        with ctrl_c_waits():
+            found = pool.map(_module, paths, chunksize=64)
+        yield from found
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _module(path: Path) -> list[str]:

@@ -206,6 +206,7 @@ class WordEncoder:
     def __init__(self, tokenizer: Tokenizer, most_words: int) -> None:
         self._tokenizer = tokenizer
         self._tokenizer.encode_special_tokens = True
+        self._model, self._lower = tokenizer.model, tokenizer.normalizer.lowercase
         self.dtype = token_dtype(tokenizer.get_vocab_size())
         self._most_words = most_words
         self._known: dict[str, bytes] = {}
@@ -242,7 +243,7 @@ class WordEncoder:
             unseen = words
         cores = {word: word.strip(punctuation) for word in unseen}
         new = list({*cores.values(), *punctuation}.difference(self._known))
-        self._known.update(zip(new, self._tokenized(new)))
+        self._known.update(self._tokenized(new))
         for word, core in cores.items():
             if word != core:
                 start = word.find(core)
@@ -250,9 +251,21 @@ class WordEncoder:
                 self._known[word] = b"".join(map(self._known.__getitem__, parts))
         return {*new, *cores}
 
-    def _tokenized(self, words: Sequence[str]) -> list[bytes]:
-        encodings = self._tokenizer.encode_batch_fast(words, add_special_tokens=False)
-        return [array(self.dtype.char, encoding.ids).tobytes() for encoding in encodings]
+    def _tokenized(self, words: Sequence[str]) -> dict[str, bytes]:
+        """The ids of each word. Most are plain: for them the normaliser, which takes most of the
+        time, would change the case at most.
+        """
+        plain = [word for word in words if word.isascii() and word.isalnum()]
+        odd = list(set(words).difference(plain))
+        ids = {
+            word: [
+                token.id for token in self._model.tokenize(word.lower() if self._lower else word)
+            ]
+            for word in plain
+        }
+        encodings = self._tokenizer.encode_batch_fast(odd, add_special_tokens=False)
+        ids.update(zip(odd, (encoding.ids for encoding in encodings)))
+        return {word: array(self.dtype.char, some).tobytes() for word, some in ids.items()}
 
 
 def token_dtype(vocab_size: int) -> np.dtype:

@@ -89,7 +89,7 @@ def encoded(chunks: Iterable[Chunk], folder: Path, workers: int) -> Iterator[Enc
     waiting: deque[Future[Encoded]] = deque()
     try:
         for chunk in chunks:
-            with _ctrl_c_waits():  # a process that this starts must not see it
+            with ctrl_c_waits():  # a process that this starts must not see it
                 waiting.append(pool.submit(_work, chunk))
             if len(waiting) > 2 * workers:
                 yield waiting.popleft().result()
@@ -102,7 +102,7 @@ def encoded(chunks: Iterable[Chunk], folder: Path, workers: int) -> Iterator[Enc
 
 
 @contextmanager
-def _ctrl_c_waits() -> Iterator[None]:
+def ctrl_c_waits() -> Iterator[None]:
     """Keep SIGINT back in the block; a process started there inherits that for good."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
