@@ -4,10 +4,13 @@ Offline. The text is the English prose that every Python installation holds: the
 standard library and of the installed packages.
 """
 
+import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+
+import torch
 
 from mslt.analysis.curves import Curve, draw
 from mslt.analysis.tables import stage_table
@@ -66,31 +69,32 @@ def demo(out: Path, seconds: float | None = None) -> None:
 def affordable_steps(store: TokenStore, seconds: float | None) -> int:
     """Steps of each plan that fit the time, judged by a few steps of the whole model.
 
-    MSLT is taken to cost 0.55 of it.
+    MSLT is taken to cost 0.55 of it. Where other work keeps the cores busy, threads that wait for
+    each other at every operation are slower than one alone, so the faster number is kept.
     """
-    job = Job.prepare(demo_whole(), store)
-    model_steps = _probe(job)
-    next(model_steps)  # the first step warms caches and allocators up
-    begin = time.perf_counter()
-    for _ in range(PROBE_STEPS):
-        next(model_steps)
-    each = (time.perf_counter() - begin) / PROBE_STEPS
+    most = torch.get_num_threads()
+    each = {threads: step_seconds(store, threads) for threads in sorted({1, most})}
+    threads = min(each, key=lambda count: each[count])
+    torch.set_num_threads(threads)
     if seconds is not None:
-        return max(20, int(seconds / (each * 1.55)))
-    fit = int(SECONDS / (each * 1.55))
+        return max(20, int(seconds / (each[threads] * 1.55)))
+    fit = int(SECONDS / (each[threads] * 1.55))
     return max(FEWEST_STEPS, min(MOST_STEPS, fit // 100 * 100))
 
 
-def _probe(job: Job) -> Iterator[None]:
-    """Steps of the last stage on a model that is thrown away."""
-    index, stage = len(job.plan.stages) - 1, job.plan.stages[-1]
+def step_seconds(store: TokenStore, threads: int) -> float:
+    """Median time of a step of the whole model, on one that is thrown away."""
+    torch.set_num_threads(threads)
+    job = Job.prepare(demo_whole(), store)
+    stage = job.plan.stages[0]
     model = Encoder(job.config.model).to(job.world.device)
-    trainer = Trainer(model, job.settings(index), {}, job.world)
-    step = 0
-    while True:
-        trainer.step(step, job.instances.batch(step, stage.seq_len), 1e-6)
-        yield
-        step += 1
+    trainer = Trainer(model, job.settings(0), {}, job.world)
+    took = []
+    for step in range(1 + PROBE_STEPS):  # the first warms caches and allocators up
+        begin = time.perf_counter()
+        trainer.step(step, job.instances.batch(step, stage.seq_len), lr=1e-6)
+        took.append(time.perf_counter() - begin)
+    return statistics.median(took[1:])
 
 
 def side_by_side(
@@ -143,7 +147,6 @@ def verdict(runs: dict[str, Run]) -> str:
 
 def fill_masks(model: Path) -> None:
     """Guess the [MASK] of a few sentences by the exported folder, as its users will load it."""
-    import torch
     from transformers import AutoModelForMaskedLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(model)
