@@ -282,3 +282,10 @@ def test_tensorboard_events_are_written(store: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     pretrain(replace(TINY, tensorboard=True), store, tmp_path / "run")
     assert list((tmp_path / "run" / "tensorboard").glob("events.*"))
+
+
+def test_a_run_that_learns_nothing_of_context_says_so_once(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pretrain(replace(TINY, eval_every=1, schedule=Schedule(lr=1e-9)), store, tmp_path / "run")
+    assert capsys.readouterr().out.count("nothing of their context is learned yet") == 1

@@ -35,6 +35,7 @@ class Console:
         self._first = step
         self._stage = ""
         self._printed = 0.0
+        self._warned = False
         self._left = Remaining(plan)
 
     def __enter__(self) -> "Console":
@@ -58,6 +59,12 @@ class Console:
         else:
             print(text, flush=True)
 
+    def warn_once(self, text: str) -> None:
+        """Say something that would be true again at the next evaluation."""
+        if not self._warned:
+            self.say(text)
+        self._warned = True
+
     def header(self, config: Config, facts: Mapping[str, Any], out: Path) -> None:
         """What is about to run."""
         model, text = config.model, facts["text"]["train"]
@@ -68,6 +75,13 @@ class Console:
         )
         for i, stage in enumerate(self.plan.stages):
             self.say(f"  stage {i + 1}: {describe(stage)}, {stage.steps:,} steps")
+        schedule = config.schedule
+        span = self.plan.stages[0].steps if schedule.per_stage else self.plan.steps
+        each = " in each stage" if schedule.per_stage else ""
+        self.say(
+            f"  peak learning rate {schedule.lr:g}{each} after {schedule.warmup(span):,} steps "
+            f"of warm-up; {config.batch_size:,} sequences per step"
+        )
 
     def enter(self, index: int, stage: Stage, steps: range) -> None:
         """A stage begins, or goes on."""
@@ -78,6 +92,11 @@ class Console:
         if self._bar is not None:
             self._bar.set_description(f"stage {index + 1}/{len(self.plan.stages)}")
 
+    def advance(self, step: int) -> None:
+        """One step more is done."""
+        if self._bar is not None:
+            self._bar.update(step - self._bar.n)
+
     def train(self, step: int, values: Mapping[str, Any]) -> None:
         """A logged step."""
         left = self._left.seconds(step, values["seconds"])
@@ -86,7 +105,6 @@ class Console:
                 f"loss {values['mlm_loss']:.3f}, {values['tokens_per_second']:,.0f} tok/s, "
                 f"{duration(left)} left"
             )
-            self._bar.update(step - self._bar.n)
         elif time.monotonic() - self._printed > LINE_SECONDS or step in self.plan.ends:
             self._printed = time.monotonic()
             self.say(

@@ -153,6 +153,7 @@ def train(job: Job, state: State, run: Run, console: Console) -> Iterator[Progre
                 batch = job.instances.batch(step, stage.seq_len)
                 metrics = trainer.step(step, batch, job.plan.lr(step))
             progress = Progress(step + 1, index, stage, trainer, clock)
+            console.advance(step + 1)
             last = step + 1 == steps.stop
             if last or (step + 1) % job.config.log_every == 0:
                 values = {name: float(value) for name, value in metrics.items()}
@@ -196,12 +197,12 @@ def heldout(job: Job, progress: Progress, console: Console) -> dict[str, Any]:
     """Losses and accuracies on the held-out batches; the training clock stands still."""
     values: dict[str, Any] = dict(progress.trainer.evaluate(job.heldout))
     console.heldout(progress.step, values)
-    learned = job.baseline - values["mlm_loss"] > 0.05
-    if not learned and progress.step > job.plan.steps // 4:
-        console.say(
-            f"step {progress.step}: the held-out loss {values['mlm_loss']:.3f} is still that of "
-            f"the tokens' own frequencies ({job.baseline:.3f}). If it stays there, the peak "
-            f"learning rate (schedule.lr {job.config.schedule.lr:g}) may be too high."
+    if progress.step > job.plan.steps // 4 and job.baseline - values["mlm_loss"] < 0.05:
+        console.warn_once(
+            f"step {progress.step}: the held-out loss is not below that of the tokens' own "
+            f"frequencies ({job.baseline:.3f}): nothing of their context is learned yet. A short "
+            f"run needs more steps; one that stays at this loss needs a lower schedule.lr "
+            f"(now {job.config.schedule.lr:g})."
         )
     return values | _place(progress)
 
