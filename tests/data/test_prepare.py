@@ -100,6 +100,7 @@ def test_the_manifest_says_what_was_done(tmp_path):
     assert facts["counts"]["heldout"]["documents"] == 12
     assert {"tokenizer/tokenizer.json", "tokenizer/vocab.txt"} <= set(facts["files"])
     assert set(facts["seconds"]) == {"vocabulary", "encoding"}
+    assert facts["tokens_per_second"] > 0
     assert set(facts["versions"]) >= {"mslt", "python", "tokenizers"}
 
 

@@ -110,10 +110,10 @@ def prepare(
         tokenizers.save(tokenizer, folder / "tokenizer")
         learned = time.perf_counter()
         facts = _write_text(folder, found, tokenizer, config, progress)
-        facts["seconds"] = {
-            "vocabulary": round(learned - start, 3),
-            "encoding": round(time.perf_counter() - learned, 3),
-        }
+        seconds = time.perf_counter() - learned
+        facts["seconds"] = {"vocabulary": round(learned - start, 3), "encoding": round(seconds, 3)}
+        tokens = sum(counts["tokens"] for counts in facts["counts"].values())
+        facts["tokens_per_second"] = round(tokens / seconds)
         write_manifest(folder, facts)
     store = TokenStore.open(out)
     if progress:
@@ -237,12 +237,11 @@ def summary(store: TokenStore) -> str:
             f"{split + ':':9}{counts['documents']:,} documents, {counts['sentences']:,} sentences, "
             f"{counts['tokens']:,} tokens"
         )
-    tokens = sum(counts["tokens"] for counts in facts["counts"].values())
     unknown = int(store.unigrams[facts["special_ids"]["[UNK]"]]) / len(store.train.tokens)
     lines.append(
         f"{facts['vocab_size']:,} pieces ({unknown:.2%} of the text is unknown to them) in "
         f"{seconds['vocabulary']:.1f} s, text in {seconds['encoding']:.1f} s "
-        f"({tokens / seconds['encoding']:,.0f} tokens/s)"
+        f"({facts['tokens_per_second']:,} tokens/s)"
     )
     lines += [f"bad text: {count:,} x {what}" for what, count in facts["repairs"].items()]
     return "\n".join([f"{store.path}", *(f"  {line}" for line in lines)])
