@@ -247,7 +247,11 @@ def _demo(argv: list[str]) -> int:
         ["mslt demo", "mslt demo --out somewhere --seconds 60"],
     )
     options.option("out", str, "folder of the results (default: mslt-demo, or the next free name)")
-    options.option("seconds", float, "training time of both runs together (default: 150 or more)")
+    options.option(
+        "seconds",
+        float,
+        "training time of both runs together (default: 160, or what learning anything takes)",
+    )
     given = options.parse(argv)
     if given.get("seconds") is not None and not given["seconds"] > 0:
         raise ValueError(f"seconds must be above 0, not {given['seconds']}")

@@ -27,14 +27,15 @@ from mslt.trainer import Trainer
 
 BLOCKS = 10  # of each plan, taken in turn, so that both see the same drifts of the machine
 PROBE_STEPS = 6
-SECONDS = 150.0  # of training, for both plans together, unless the machine is too slow for ...
-FEWEST_STEPS = 900  # ... these, which a deep model takes to leave the loss of token frequencies
+SECONDS = 160.0  # of training, for both plans together, unless the machine is too slow for ...
+FEWEST_STEPS = 1500  # ... these, which a deep model takes to leave the loss of token frequencies
 MOST_STEPS = 4000
 SENTENCES = (
-    "this method returns a new [MASK] .",
-    "if the file does not [MASK] , an error is raised .",
-    "return the [MASK] of the given object .",
-    "the default value is [MASK] .",
+    "returns a list [MASK] strings .",
+    "this can be used [MASK] create a new object .",
+    "the number [MASK] bytes to read .",
+    "raise an error if the file does [MASK] exist .",
+    "a function that [MASK] called with one argument .",
 )
 
 
@@ -44,7 +45,7 @@ def demo(out: Path, seconds: float | None = None) -> None:
     Args:
         out: a new folder for the store, both runs, the picture and the exported model.
         seconds: training time to aim at, for both plans together on this machine; by default
-            150, or longer where that is too short to learn anything.
+            160, or longer where that is too short to learn anything.
 
     Raises:
         ValueError: the folder is not empty.
@@ -147,8 +148,10 @@ def verdict(runs: dict[str, Run]) -> str:
 
 def fill_masks(model: Path) -> None:
     """Guess the [MASK] of a few sentences by the exported folder, as its users will load it."""
-    from transformers import AutoModelForMaskedLM, AutoTokenizer
+    from transformers import AutoModelForMaskedLM, AutoTokenizer, logging
 
+    logging.set_verbosity_error()  # of the pair head, which a masked-token model leaves out
+    logging.disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(model)
     bert = AutoModelForMaskedLM.from_pretrained(model).eval()
     for sentence in SENTENCES:
@@ -156,5 +159,7 @@ def fill_masks(model: Path) -> None:
         with torch.no_grad():
             logits = bert(**inputs).logits[0]
         place = int((inputs["input_ids"][0] == tokenizer.mask_token_id).nonzero()[0])
-        best = logits[place].topk(5).indices.tolist()
-        print(f"  {sentence}  ->  {', '.join(tokenizer.convert_ids_to_tokens(best))}")
+        chances, best = logits[place].softmax(-1).topk(4)
+        words = tokenizer.convert_ids_to_tokens(best.tolist())
+        guesses = ", ".join(f"{word} {p:.0%}" for word, p in zip(words, chances.tolist()))
+        print(f"  {sentence}  ->  {guesses}")

@@ -166,7 +166,7 @@ def _demo(method: str) -> Config:
     """Small enough for two runs in minutes on two cores without bf16; see `mslt.demo`."""
     config = _for_one_cpu(method, 64, 64, 1.5e-3)
     return replace(
-        config, steps=1500, batch_size=16, model=replace(config.model, num_attention_heads=2)
+        config, steps=2000, batch_size=8, model=replace(config.model, num_attention_heads=2)
     )
 
 
