@@ -176,13 +176,22 @@ def test_a_paragraph_is_kept_once(installation):
     ]
 
 
-def test_of_a_large_package_the_public_part_comes_first(installation, monkeypatch):
+@pytest.mark.parametrize("place", ["lib", "_work/lib"])
+def test_of_a_large_package_the_public_part_comes_first(installation, monkeypatch, place):
+    installation /= place
+    monkeypatch.setattr(pydocs, "_roots", lambda: [installation])
     names = {"_inner/z.py": "z", "_a.py": "a", "b.py": "b", "c/__init__.py": "c"}
     for path, name in names.items():
         module(installation / "large" / path, f"This is the module called {name}.")
     size = (installation / "large" / "b.py").stat().st_size
     monkeypatch.setattr(pydocs, "_PACKAGE_BYTES", 2 * size)
     assert documents() == [["This is the module called b."], ["This is the module called c."]]
+
+
+def test_a_link_that_leads_nowhere_is_passed_over(installation):
+    module(installation / "b.py", "This is the module that can be read.")
+    (installation / "a.py").symlink_to(installation / "nowhere.py")
+    assert documents() == [["This is the module that can be read."]]
 
 
 def test_bad_bytes_in_a_module_do_no_harm(installation):

@@ -113,20 +113,25 @@ def _packages(root: Path) -> Iterator[list[Path]]:
         modules = [Path(folder, file) for file in sorted(files) if file.endswith(".py")]
         packages.setdefault(name, []).extend(modules)
     for name in sorted(packages):
-        yield sorted(_affordable(packages[name]))
+        modules = sorted(packages[name], key=lambda path: (_is_private(path, root), path))
+        yield sorted(_affordable(modules))
 
 
 def _affordable(modules: list[Path]) -> Iterator[Path]:
     size = 0
-    for path in sorted(modules, key=lambda path: (_is_private(path), path)):
-        count = path.stat().st_size
+    for path in modules:
+        try:
+            count = path.stat().st_size
+        except OSError:  # a link that leads nowhere
+            continue
         if count <= _FILE_BYTES and size + count <= _PACKAGE_BYTES:
             size += count
             yield path
 
 
-def _is_private(path: Path) -> bool:
-    return any(part.startswith("_") and part != "__init__.py" for part in path.parts)
+def _is_private(path: Path, root: Path) -> bool:
+    parts = path.relative_to(root).parts
+    return any(part.startswith("_") and part != "__init__.py" for part in parts)
 
 
 def _read(paths: list[Path]) -> Iterator[list[str]]:
