@@ -197,17 +197,18 @@ REPAIRS = b"good text here\n\nbad \xff text\n\nnul \0 text\n\nU+0085 \xc2\x85 te
 
 
 def test_repairs_are_counted_and_told(tmp_path, capsys):
-    (tmp_path / "a.txt").write_bytes(REPAIRS)
+    path = tmp_path / "a.txt"
+    path.write_bytes(REPAIRS)
     config = PrepareConfig(vocab_size=100, on_bad_text="replace", workers=1)
-    store = prepare([str(tmp_path / "a.txt")], tmp_path / "store", config)
+    store = prepare([str(path)], tmp_path / "store", config)
     assert store.manifest["repairs"] == {
-        "NUL character, made a space": 1,
-        "bad UTF-8, bad bytes made spaces": 1,
-        "control character, made a space": 2,
+        "NUL character, made a space": {"count": 1, "first": [f"{path}:5"]},
+        "bad UTF-8, bad bytes made spaces": {"count": 1, "first": [f"{path}:3"]},
+        "control character, made a space": {"count": 2, "first": [f"{path}:3", f"{path}:7"]},
     }
     assert store.manifest["counts"]["train"]["documents"] == 3
     printed = capsys.readouterr().out
-    assert "bad text: 1 x NUL character, made a space" in printed
+    assert f"bad text: 1 x NUL character, made a space, first at {path}:5\n" in printed
     assert "tokens/s" in printed
 
 

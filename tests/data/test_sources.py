@@ -1,5 +1,6 @@
 import gzip
 import json
+import re
 import sys
 
 import pyarrow as pa
@@ -91,6 +92,8 @@ def test_a_torn_or_damaged_archive_is_an_error_with_its_line(tmp_path, suffix, p
     repairs = Repairs("skip")
     assert len(documents(torn, repairs=repairs)[0]) > 1000
     assert repairs.counts == {"cannot be read any further, dropped": 1}
+    (place,) = repairs.first["cannot be read any further, dropped"]
+    assert re.fullmatch(rf"{torn}:\d{{4,}}", place)
     refused(r":1: cannot be read any further", write(tmp_path, f"b.txt{suffix}", "no archive"))
 
 

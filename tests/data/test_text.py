@@ -93,6 +93,17 @@ def test_bad_utf_8_is_replaced_or_dropped():
     assert decode(b"caf\xe9 noir", "f.txt:3", Repairs("skip")) is None
 
 
+def test_the_first_places_of_each_kind_of_bad_text_are_kept():
+    repairs = Repairs("skip")
+    for number in range(1, 10):
+        decode(b"caf\xe9", f"f.txt:{number}", repairs)
+    clean("two\x01words\x02here", "f.txt:5", repairs)
+    assert repairs.facts() == {
+        "bad UTF-8, dropped": {"count": 9, "first": ["f.txt:1", "f.txt:2", "f.txt:3"]},
+        "control character, made a space": {"count": 2, "first": ["f.txt:5"]},
+    }
+
+
 @pytest.mark.parametrize(
     "odd", ["\u0085", "\x0b", "\x0c", "\x1c", "\x1f", "\x7f", "\x9f", "\u200b", "\ufffd", "\x01"]
 )

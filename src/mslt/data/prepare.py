@@ -182,7 +182,7 @@ def _write_text(
             for source, digest in zip(found, hashes)
         ],
         "options": asdict(config),
-        "repairs": dict(sorted(reading.repairs.counts.items())),
+        "repairs": reading.repairs.facts(),
         "versions": _versions(),
     }
 
@@ -229,7 +229,7 @@ def _versions() -> dict[str, str]:
 
 
 def summary(store: TokenStore) -> str:
-    """What was made, how fast, and what was done about bad text."""
+    """What was made, how fast, and what was done about bad text and where."""
     facts = store.manifest
     seconds, lines = facts["seconds"], []
     for split, counts in facts["counts"].items():
@@ -243,5 +243,7 @@ def summary(store: TokenStore) -> str:
         f"{seconds['vocabulary']:.1f} s, text in {seconds['encoding']:.1f} s "
         f"({facts['tokens_per_second']:,} tokens/s)"
     )
-    lines += [f"bad text: {count:,} x {what}" for what, count in facts["repairs"].items()]
+    for what, found in facts["repairs"].items():
+        places = ", ".join(found["first"])
+        lines.append(f"bad text: {found['count']:,} x {what}, first at {places}")
     return "\n".join([f"{store.path}", *(f"  {line}" for line in lines)])

@@ -4,13 +4,14 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 BadText = Literal["strict", "replace", "skip"]
 
 LINE_BYTES = 16 << 20  # a longer line is bad text
 _BLOCK = 1 << 20
 _BOM = b"\xef\xbb\xbf"
+_PLACES = 3  # of each kind of bad text that are remembered
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 # What BERT would delete, gluing the words on both sides: controls other than white space, the
@@ -21,15 +22,17 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 @dataclass
 class Repairs:
-    """What is done about bad text, and how often it was.
+    """What is done about bad text, how often it was, and where at first.
 
     Args:
         policy: strict stops; replace mends what can be mended and drops the rest; skip drops.
         counts: what was mended or dropped, by its description.
+        first: the first few places of each, as `FILE:LINE`, by the same description.
     """
 
     policy: BadText = "strict"
     counts: Counter[str] = field(default_factory=Counter)
+    first: dict[str, list[str]] = field(default_factory=dict)
 
     def bad(self, where: str, what: str, detail: str = "", mended: str = "") -> bool:
         """Complain about a piece of text, or count it.
@@ -51,8 +54,22 @@ class Repairs:
             hint = "replace" if mended else "skip"
             raise ValueError(f"{where}: {text} (--on_bad_text {hint} goes on)")
         mend = bool(mended) and self.policy == "replace"
-        self.counts[f"{what}, {mended if mend else 'dropped'}"] += 1
+        self.done(where, f"{what}, {mended if mend else 'dropped'}")
         return mend
+
+    def done(self, where: str, what: str, times: int = 1) -> None:
+        """Count what was mended or dropped at `where`."""
+        self.counts[what] += times
+        places = self.first.setdefault(what, [])
+        if len(places) < _PLACES and where not in places:
+            places.append(where)
+
+    def facts(self) -> dict[str, dict[str, Any]]:
+        """As they stand in the manifest: of each kind its `count` and its `first` places."""
+        return {
+            what: {"count": count, "first": self.first[what]}
+            for what, count in sorted(self.counts.items())
+        }
 
 
 class Stream(Protocol):
@@ -149,5 +166,5 @@ def clean(text: str, where: str, repairs: Repairs) -> str | None:
         text = _SURROGATE.sub(" ", text)
     text, count = _GLUE.subn(" ", text)
     if count:
-        repairs.counts["control character, made a space"] += count
+        repairs.done(where, "control character, made a space", count)
     return text
