@@ -32,7 +32,7 @@ class PrepareConfig:
     """
 
     vocab_size: int = 30522
-    lowercase: bool = True
+    lowercase: bool | None = None
     tokenizer: str | None = None
     on_bad_text: Literal["strict", "replace", "skip"] = "strict"
 
@@ -181,9 +181,9 @@ def test_the_status_of_pretraining_is_the_exit_status(status, monkeypatch, calls
 
 
 def test_prepare_passes_sources_folder_and_options_on(calls):
-    words = ["--vocab-size", "8192", "--lowercase", "false", "--tokenizer", "t.txt"]
+    words = ["--on-bad-text", "skip", "--lowercase", "false", "--tokenizer", "t.txt"]
     assert main(["prepare", "a.txt", "b.jsonl.gz", "--out", "s", *words]) == 0
-    how = PrepareConfig(vocab_size=8192, lowercase=False, tokenizer="t.txt")
+    how = PrepareConfig(on_bad_text="skip", lowercase=False, tokenizer="t.txt")
     assert calls == [("prepare", ["a.txt", "b.jsonl.gz"], Path("s"), how)]
 
 

@@ -37,6 +37,17 @@ def test_null_is_nothing_where_nothing_is_a_choice(options):
     }
 
 
+@pytest.mark.parametrize(
+    ("words", "value"), [("", True), (" true", True), (" no", False), (" null", None)]
+)
+def test_a_switch_may_stand_alone_or_say_what_it_is(words, value, options):
+    options.option("lowercase", bool | None, "drop case")
+    assert options.parse(f"--lowercase{words} --steps 3".split()) == {
+        "lowercase": value,
+        "steps": 3,
+    }
+
+
 @pytest.mark.parametrize("text", ["50,5,5,5,35", "[50,5,5,5,35]", "[50, 5, 5, 5, 35]"])
 def test_a_list_needs_no_brackets(text, options):
     assert options.parse(["--plan.shares", text]) == {"plan.shares": [50.0, 5.0, 5.0, 5.0, 35.0]}

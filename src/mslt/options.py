@@ -21,7 +21,7 @@ from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
 
 Values = dict[str, Any]
 
-_TRUTHS = ("true", "false", "yes", "no")
+_TRUTHS = ("true", "false", "yes", "no", "null")
 
 
 class _Help(RawDescriptionHelpFormatter, DefaultHelpFormatter):
@@ -58,7 +58,7 @@ class Options:
         self._own.add_argument(key, nargs=nargs, metavar=key.upper(), help=says, default=SUPPRESS)
 
     def option(self, key: str, kind: Any, says: str, default: Any = SUPPRESS) -> None:
-        """Accept --key VALUE, or --key alone where `kind` is bool."""
+        """Accept --key VALUE, or --key alone where that says true."""
         self._add(self._own, key, kind, says, default)
 
     def add_fields(self, cls: type, prefix: str = "") -> None:
@@ -153,7 +153,7 @@ class Options:
             if key not in self._kinds:
                 raise ValueError(f"unknown option {name}{did_you_mean(key, self._kinds, '--')}")
             kind = self._kinds[key]
-            if not equals and kind is bool:
+            if not equals and bool in (kind, *get_args(kind)):
                 text = left.pop(0) if left and left[0].lower() in _TRUTHS else "true"
             elif not equals and left and not left[0].startswith("--"):
                 text = left.pop(0)

@@ -91,7 +91,10 @@ def test_the_manifest_says_what_was_done(tmp_path):
     assert facts["vocab_size"] == len(read_vocabulary(store.path / "tokenizer").special) <= 400
     assert facts["token_dtype"] == "uint16"
     assert facts["special_ids"] == {name: i for i, name in enumerate(SPECIAL)}
-    assert facts["options"]["heldout"] == 0.2
+    options = facts["options"]
+    assert options["heldout"] == 0.2
+    assert [options[name] for name in ("vocab_size", "alphabet")] == [400, 10_000]
+    assert [options[name] for name in ("lowercase", "strip_accents")] == [True, True]
     assert facts["repairs"] == {}
     assert facts["sources"][0]["name"] == path
     assert facts["sources"][0]["bytes"] == os.path.getsize(path)
@@ -257,6 +260,21 @@ def test_an_existing_store_is_refused_before_any_work(tmp_path, monkeypatch):
 def test_a_wrong_option_is_named(name, value):
     with pytest.raises(ValueError, match=f"^{name} must be .*not '?{value}"):
         PrepareConfig(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["vocab_size", "alphabet"])
+def test_a_given_tokenizer_learns_nothing_and_takes_no_option_for_it(name):
+    with pytest.raises(ValueError, match=f"^{name} has no effect beside tokenizer"):
+        PrepareConfig(tokenizer="vocab.txt", **{name: 1000})
+
+
+def test_the_manifest_says_how_a_given_tokenizer_spells(tmp_path):
+    (tmp_path / "vocab.txt").write_text("\n".join([*SPECIAL, *WORDS, "."]))
+    config = PrepareConfig(tokenizer=str(tmp_path / "vocab.txt"), lowercase=False, workers=1)
+    path = write(tmp_path / "a.txt", corpus())
+    options = prepare([path], tmp_path / "store", config, False).manifest["options"]
+    assert [options[name] for name in ("lowercase", "strip_accents")] == [False, False]
+    assert [options[name] for name in ("vocab_size", "alphabet")] == [None, None]
 
 
 def test_ctrl_c_leaves_nothing_and_ends_the_workers(tmp_path):

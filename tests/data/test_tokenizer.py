@@ -215,9 +215,24 @@ def test_a_hugging_face_folder_can_be_given(tmp_path):
     assert tokenizer.normalizer.lowercase is False
     assert tokenizer.normalizer.handle_chinese_chars is False
     BertTokenizerFast(given(vocab).get_vocab()).save_pretrained(tmp_path / "theirs")
-    tokenizer = given(tmp_path / "theirs", lowercase=False)
+    tokenizer = given(tmp_path / "theirs")
     assert tokenizer.normalizer.lowercase is True
     assert tokenizer.get_vocab() == given(vocab).get_vocab()
+
+
+def test_what_a_given_tokenizer_says_itself_cannot_be_asked_for(tmp_path, trained):
+    save(trained, tmp_path)
+    for path in (tmp_path, tmp_path / "tokenizer.json"):
+        says = f"lowercase has no effect: {tmp_path / 'tokenizer.json'} says it"
+        with pytest.raises(ValueError, match=re.escape(says)):
+            given(path, lowercase=False)
+        with pytest.raises(ValueError, match=r"^strip_accents has no effect"):
+            given(path, strip_accents=True)
+    (tmp_path / "tokenizer.json").unlink()
+    with pytest.raises(ValueError, match=r"^lowercase has no effect: .*tokenizer_config.json says"):
+        given(tmp_path, lowercase=True)
+    (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": false}')
+    assert given(tmp_path, strip_accents=True).normalizer.strip_accents is True
 
 
 def test_a_given_tokenizer_keeps_neither_truncation_nor_padding(tmp_path, trained):

@@ -33,6 +33,7 @@ from mslt.files import appearing, sha256
 
 _CHUNK = 250_000  # characters for a worker at a time
 _SMALL = 1_000_000  # bytes
+_LEARNED = {"vocab_size": 30522, "alphabet": 10_000}  # where neither they nor a tokenizer is given
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,12 @@ class PrepareConfig:
         tokenizer: a vocab.txt, a tokenizer.json or a Hugging Face folder to use. Without it, a
             WordPiece vocabulary is learned from the text: from up to 50 million characters, spread
             evenly over it (over its beginning, for hf:).
-        vocab_size: most pieces of the vocabulary that is learned.
-        lowercase: drop case; of a vocabulary that is learned, or given as vocab.txt.
-        strip_accents: drop accents, likewise; by default where case is dropped.
-        alphabet: most distinct characters in the vocabulary that is learned; text with others
-            becomes [UNK]. Chinese and Japanese need thousands.
+        vocab_size: most pieces of the vocabulary that is learned; 30522 where it is not given.
+        lowercase: drop case, unless false is given. A tokenizer.json or tokenizer_config.json
+            says this itself.
+        strip_accents: drop accents, likewise; where it is not given, as lowercase.
+        alphabet: most distinct characters in the vocabulary that is learned, 10000 where it is
+            not given; text with others becomes [UNK]. Chinese and Japanese need thousands.
         heldout: share of the documents that is kept out of training, to measure on: at least two.
         documents: what ends a document in .txt: a blank_line, every line, or the end of the file.
         text_field: what holds the text in .jsonl, .parquet and hf:.
@@ -57,10 +59,10 @@ class PrepareConfig:
     """
 
     tokenizer: str | None = None
-    vocab_size: int = 30522
-    lowercase: bool = True
+    vocab_size: int | None = None
+    lowercase: bool | None = None
     strip_accents: bool | None = None
-    alphabet: int = 10_000
+    alphabet: int | None = None
     heldout: float = 0.01
     documents: Documents = "blank_line"
     text_field: str = "text"
@@ -69,8 +71,12 @@ class PrepareConfig:
 
     def __post_init__(self) -> None:
         for name, least in (("vocab_size", 100), ("alphabet", 1), ("workers", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be {least} or more, not {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name} must be {least} or more, not {value}")
+        for name in _LEARNED:
+            if self.tokenizer is not None and getattr(self, name) is not None:
+                raise ValueError(f"{name} has no effect beside tokenizer: no vocabulary is learned")
         if not 0 < self.heldout < 1:
             raise ValueError(f"heldout must be in (0, 1), not {self.heldout}")
         for name, choices in (
@@ -129,9 +135,24 @@ def _tokenizer(found: Sequence[Source], config: PrepareConfig, progress: bool) -
         texts = vocabulary.sample(t for source in found for t in _for_vocabulary(source, reading))
     if not texts:
         raise ValueError(f"there is no text in {', '.join(source.name for source in found[:5])}")
+    lowercase = config.lowercase is not False
     return vocabulary.train(
-        texts, config.vocab_size, config.lowercase, config.strip_accents, config.alphabet
+        texts, lowercase=lowercase, strip_accents=config.strip_accents, **_learned(config)
     )
+
+
+def _learned(config: PrepareConfig) -> dict[str, int]:
+    """How large a vocabulary is learned, if one is."""
+    if config.tokenizer is not None:
+        return {}
+    return {name: getattr(config, name) or usual for name, usual in _LEARNED.items()}
+
+
+def _applied(config: PrepareConfig, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Every option, those that were not given as they were applied."""
+    lowercase, accents = tokenizer.normalizer.lowercase, tokenizer.normalizer.strip_accents
+    said = {"lowercase": lowercase, "strip_accents": lowercase if accents is None else accents}
+    return asdict(config) | said | _learned(config)
 
 
 def _reading(config: PrepareConfig, shown: Progress) -> Reading:
@@ -181,7 +202,7 @@ def _write_text(
             {"name": source.name, "bytes": source.bytes, "sha256": digest}
             for source, digest in zip(found, hashes)
         ],
-        "options": asdict(config),
+        "options": _applied(config, tokenizer),
         "repairs": reading.repairs.facts(),
         "versions": _versions(),
     }

@@ -51,16 +51,20 @@ def build(
     return tokenizer
 
 
-def given(path: str | Path, lowercase: bool = True, strip_accents: bool | None = None) -> Tokenizer:
+def given(
+    path: str | Path, lowercase: bool | None = None, strip_accents: bool | None = None
+) -> Tokenizer:
     """A tokenizer that the user brings.
 
     Args:
         path: a vocab.txt, a tokenizer.json, or a Hugging Face folder with one of them.
-        lowercase: for a vocab.txt, which does not say it; a folder's tokenizer_config.json does.
-        strip_accents: the same.
+        lowercase: whether case is dropped, where the tokenizer does not say it: a vocab.txt alone.
+            None drops it.
+        strip_accents: the same for accents; None follows lowercase.
 
     Raises:
-        ValueError: it cannot be read, is no BERT WordPiece tokenizer, or lacks a special token.
+        ValueError: it cannot be read, is no BERT WordPiece tokenizer, or lacks a special token; or
+            it says itself what is asked for here.
     """
     path, config = Path(path), {}
     if path.is_dir():
@@ -73,11 +77,19 @@ def given(path: str | Path, lowercase: bool = True, strip_accents: bool | None =
         raise ValueError(
             f"{path} does not exist: a tokenizer is a vocab.txt, tokenizer.json or folder"
         )
-    if path.suffix == ".json":
+    whole = path.suffix == ".json"
+    for name, key, wanted in (
+        ("lowercase", "do_lower_case", lowercase),
+        ("strip_accents", "strip_accents", strip_accents),
+    ):
+        if wanted is not None and (whole or key in config):
+            says = path if whole else path.with_name("tokenizer_config.json")
+            raise ValueError(f"{name} has no effect: {says} says it")
+    if whole:
         return _from_json(path)
     return build(
         _vocabulary(path),
-        config.get("do_lower_case", lowercase),
+        config.get("do_lower_case", lowercase is not False),
         config.get("strip_accents", strip_accents),
         config.get("tokenize_chinese_chars", True),
     )
