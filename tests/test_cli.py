@@ -78,7 +78,8 @@ def store(tmp_path):
         "format": 1,
         "vocab_size": 500,
         "token_dtype": "uint16",
-        "files": {name: {"bytes": 8} for name in files},
+        "counts": {},
+        "files": {name: {"bytes": 8, "sha256": "0" * 64} for name in files},
     }
     (path / "manifest.json").write_text(json.dumps(manifest))
     return path

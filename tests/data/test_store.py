@@ -149,3 +149,34 @@ def test_a_damaged_store_is_refused(tmp_path):
     manifest.write_text("{")
     with pytest.raises(ValueError, match=r"manifest.json is damaged"):
         TokenStore.open(path)
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        *((("vocab_size",), "it has no vocab_size"), (("token_dtype",), "it has no token_dtype")),
+        *((("counts",), "it has no counts"), (("files",), "it has no files")),
+        (("files", "unigrams.bin"), "its files do not include unigrams.bin"),
+        (("files", "train/tokens.bin"), "its files do not include train/tokens.bin"),
+        (("files", "unigrams.bin", "bytes"), "it lacks the size or the hash of unigrams.bin"),
+        (("files", "unigrams.bin", "sha256"), "it lacks the size or the hash of unigrams.bin"),
+    ],
+)
+def test_a_manifest_that_lacks_something_is_damaged(tmp_path, keys, says):
+    file = store(tmp_path / "store", numbered(10)).path / "manifest.json"
+    manifest = json.loads(file.read_text())
+    *outer, last = keys
+    node = manifest
+    for key in outer:
+        node = node[key]
+    del node[last]
+    file.write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=f"^{file} is damaged: {says}$"):
+        TokenStore.open(file.parent)
+
+
+def test_a_manifest_of_another_type_of_token_is_damaged(tmp_path):
+    file = store(tmp_path / "store", numbered(10)).path / "manifest.json"
+    file.write_text(file.read_text().replace('"uint16"', '"object"'))
+    with pytest.raises(ValueError, match="is damaged: token_dtype is 'object'"):
+        TokenStore.open(file.parent)

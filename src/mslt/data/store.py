@@ -22,6 +22,8 @@ from mslt.files import sha256
 FORMAT = 1
 SPLITS = ("train", "heldout")
 _OFFSETS = ("sentences", "documents")
+_FILES = ("unigrams.bin", *(f"{s}/{n}.bin" for s in SPLITS for n in ("tokens", *_OFFSETS)))
+_DTYPES = ("uint16", "uint32")
 _FEWEST = 4  # documents: two on each side, so that a random next sentence has another document
 _SENTENCES = 100_000  # copied at once
 _TOKENS = 1 << 22  # counted at once
@@ -77,19 +79,11 @@ class TokenStore:
         """Map the store into memory; nothing is read until it is used.
 
         Raises:
-            ValueError: not a store, one of another format, or a file whose size is not the one
-                that the manifest gives.
+            ValueError: not a store, one of another format, a manifest that lacks something, or a
+                file whose size is not the one that the manifest gives.
         """
         path = Path(path)
-        manifest_path = path / "manifest.json"
-        if not manifest_path.is_file():
-            raise ValueError(f"{path} is not a token store: it has no manifest.json (mslt prepare)")
-        try:
-            manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{manifest_path} is damaged: {error}") from None
-        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-            raise ValueError(f"{manifest_path} is not a token store of format {FORMAT}")
+        manifest = _manifest(path)
         for name, entry in manifest["files"].items():
             size = (path / name).stat().st_size if (path / name).is_file() else -1
             if size != entry["bytes"]:
@@ -98,6 +92,53 @@ class TokenStore:
         splits = [Split.open(path / split, dtype) for split in SPLITS]
         unigrams = np.fromfile(path / "unigrams.bin", dtype=np.uint64)
         return cls(path, manifest, splits[0], splits[1], unigrams)
+
+    def verify(self, at_most: int = 1 << 30) -> list[str]:
+        """Compare the files with the manifest's hashes, the smallest files first.
+
+        Args:
+            at_most: bytes to read in all.
+
+        Returns:
+            The files that would have taken more, of which `open` has checked the size alone.
+
+        Raises:
+            ValueError: naming a file that is damaged.
+        """
+        files, unread = self.manifest["files"], []
+        for name in sorted(files, key=lambda name: files[name]["bytes"]):
+            at_most -= files[name]["bytes"]
+            if at_most < 0:
+                unread.append(name)
+            elif sha256(self.path / name) != files[name]["sha256"]:
+                raise ValueError(
+                    f"{self.path / name} is damaged: its SHA-256 is not the manifest's"
+                )
+        return unread
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    """The content of a store's manifest.json, with all that opening and training need in it."""
+    file = path / "manifest.json"
+    if not file.is_file():
+        raise ValueError(f"{path} is not a token store: it has no manifest.json (mslt prepare)")
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged: {error}") from None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise ValueError(f"{file} is not a token store of format {FORMAT}")
+    for key, kind in (("vocab_size", int), ("token_dtype", str), ("counts", dict), ("files", dict)):
+        if not isinstance(manifest.get(key), kind):
+            raise ValueError(f"{file} is damaged: it has no {key}")
+    for name, entry in manifest["files"].items():
+        if not isinstance(entry, dict) or not {"bytes", "sha256"} <= entry.keys():
+            raise ValueError(f"{file} is damaged: it lacks the size or the hash of {name}")
+    if manifest["token_dtype"] not in _DTYPES:
+        raise ValueError(f"{file} is damaged: token_dtype is {manifest['token_dtype']!r}")
+    if missing := [name for name in _FILES if name not in manifest["files"]]:
+        raise ValueError(f"{file} is damaged: its files do not include {missing[0]}")
+    return manifest
 
 
 class SplitWriter:
