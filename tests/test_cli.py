@@ -1,6 +1,7 @@
 """The command line: right words reach the right functions, wrong ones get one line."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -239,6 +240,17 @@ def test_help_gives_each_option_its_default_and_its_meaning(capsys):
     assert "--optimizer.name {lamb,adamw}" in out
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_lists_only_what_is_accepted(command, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    options = re.findall(r"^  (--.*?)(?:  |$)", capsys.readouterr().out, re.MULTILINE)
+    assert options or command == "recipes"
+    for option in options:
+        assert re.fullmatch(r"--[\w.]+( .*)?", option)
+        assert "," not in re.sub(r"\{.*?\}", "", option)
+
+
 def test_help_beside_a_recipe_gives_that_recipes_values(capsys):
     with pytest.raises(SystemExit):
         main(["pretrain", "bert_tiny_mslt", "--help"])
@@ -289,7 +301,8 @@ WRONG = {
     "pretrain {tiny} --plan.shares 1,a": "as in 50,5,5 or null, not 1,a",
     "pretrain {tiny} --plan.shares 1,2": "plan.shares needs 5 entries, not 2",
     "pretrain {tiny} --model.hidden_size 129": "num_attention_heads must divide model.hidden_size",
-    "pretrain {tiny} --device tpu": "device must be auto, cpu or cuda, not 'tpu'",
+    "pretrain {tiny} --device tpu": "device must be auto, cpu, cuda or cuda:N, not 'tpu'",
+    "pretrain {tiny} --device cpu:x": "device must be auto, cpu, cuda or cuda:N, not 'cpu:x'",
     "pretrain {tiny} --config {tmp}/no.yaml": "/no.yaml: No such file or directory",
     "pretrain {tiny} --config {tmp}": ": Is a directory",
     "pretrain {tiny} --resume": "--out is missing",

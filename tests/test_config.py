@@ -37,9 +37,12 @@ WRONG = [
     *[(OptimizerConfig, "optimizer.", "returning_moments", v) for v in ("copied", "")],
     *[(Config, "", "steps", v) for v in (0, -5)],
     *[(Config, "", "batch_size", v) for v in (0, -1)],
-    *[(Config, "", "micro_batch", v) for v in (-1, 3, 2048)],
+    *[(Config, "", "micro_batch", v) for v in (-1, 1025)],
     *[(Config, "", "seed", v) for v in (-1,)],
-    *[(Config, "", "device", v) for v in ("gpu", "tpu:0", "")],
+    *[
+        (Config, "", "device", v)
+        for v in ("gpu", "tpu:0", "", "cpu:x", "cpu:0", "cuda:", "cuda:-1")
+    ],
     *[(Config, "", "precision", v) for v in ("fp16", "float32")],
     *[(Config, "", "eval_every", v) for v in (-1,)],
     *[(Config, "", "eval_batches", v) for v in (0,)],

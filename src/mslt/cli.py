@@ -40,8 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: its words; the process's own by default.
 
     Returns:
-        The exit status: 0, 2 after one line about what the user gave, 130 after Ctrl-C, 141 where
-        nobody reads the output any more.
+        The exit status: 0, 2 after one line about what the user gave, 130 after Ctrl-C, 143 where
+        SIGTERM ended a pre-training, 141 where nobody reads the output any more.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:

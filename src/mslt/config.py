@@ -4,6 +4,7 @@ The command line (`mslt pretrain`), YAML files and `recipes.py` all fill these s
 checks live in `__post_init__`, so a wrong value is refused wherever it comes from.
 """
 
+import re
 from dataclasses import asdict, dataclass, field, fields, replace
 from math import inf
 from typing import Any, Literal
@@ -173,7 +174,7 @@ class Config:
         micro_batch: sequences that go through the model at once; gradients are accumulated up to
             batch_size. 0 derives it from the sequence length and the device.
         seed: of the initial weights, the instances, the masks and the dropout.
-        device: auto takes a GPU where there is one.
+        device: auto (a GPU where there is one), cpu, cuda or cuda:N.
         precision: auto takes bf16 where the device is fast at it, fp32 elsewhere.
         eval_every: steps between held-out evaluations, which also happen at every stage's end.
             0 evaluates at the stages' ends alone.
@@ -220,8 +221,8 @@ class Config:
                 f"micro_batch must divide batch_size: {self.micro_batch} does not divide "
                 f"{self.batch_size}"
             )
-        if self.device != "auto" and self.device.split(":")[0] not in ("cpu", "cuda"):
-            raise ValueError(f"device must be auto, cpu or cuda, not {self.device!r}")
+        if not re.fullmatch("auto|cpu|cuda(:[0-9]+)?", self.device):
+            raise ValueError(f"device must be auto, cpu, cuda or cuda:N, not {self.device!r}")
         longest = max(stage.seq_len for stage in self.stages().stages)
         if longest > self.model.max_position_embeddings:
             raise ValueError(

@@ -77,7 +77,8 @@ class Options:
             self.fields.append(key)
 
     def _add(self, group: Any, key: str, kind: Any, says: str, default: Any) -> None:
-        group.add_argument(f"--{key}", type=kind, help=says, default=default)
+        action = group.add_argument(f"--{key}", type=kind, help=says, default=default)
+        action.option_strings = [f"--{key}"]  # jsonargparse would show --key+ beside it for a list
         self._kinds[key] = kind
 
     def set_defaults(self, values: Values) -> None:
