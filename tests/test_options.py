@@ -103,6 +103,14 @@ def test_every_field_of_a_run_is_described():
         left += [kind for kind in get_type_hints(cls).values() if is_dataclass(kind)]
 
 
+def test_the_help_lists_every_option_and_only_what_is_accepted(options, capsys):
+    with pytest.raises(SystemExit):
+        options.parse(["--help"])
+    heads = re.findall(r"^  (-.*?)(?:  |$)", capsys.readouterr().out, re.MULTILINE)
+    listed = [key for head in heads for key in re.findall(r"--(\S+)", head)]
+    assert listed == ["help", "out", "tokenizer", *options.fields]
+
+
 def test_a_description_may_run_over_several_lines():
     @dataclass
     class Two:
