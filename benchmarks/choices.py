@@ -18,7 +18,8 @@ from pathlib import Path
 from mslt.config import Config
 from mslt.console import Console
 from mslt.data.store import TokenStore
-from mslt.pretrain import Job, train
+from mslt.job import Job
+from mslt.pretrain import train
 from mslt.recipes import demo_mslt, demo_whole
 from mslt.run import Run
 
@@ -53,7 +54,7 @@ def finish(config: Config, store: TokenStore) -> tuple[float, float]:
         console = Console(job.plan, config.batch_size, quiet=True)
         for _ in train(job, job.first_state(), run, console):
             pass
-        last = [line for line in run.metrics() if line["kind"] == "heldout"][-1]
+        last = run.heldout()[-1]
     return last["mlm_loss"], last["seconds"]
 
 

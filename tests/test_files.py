@@ -1,6 +1,8 @@
 """Folders appear whole or not at all."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -84,3 +86,29 @@ def test_a_failed_rename_brings_back_what_stood(tmp_path, monkeypatch):
         (folder / "file").write_text("new")
     assert (path / "file").read_text() == "old"
     assert os.listdir(tmp_path) == ["store"]
+
+
+def test_two_processes_do_not_make_the_same_folder(tmp_path):
+    path = tmp_path / "store"
+    with appearing(path) as folder:
+        (folder / "file").write_text("first")
+        with pytest.raises(ValueError, match="another process is writing it"), appearing(path):
+            pytest.fail("it was entered")
+    assert (path / "file").read_text() == "first"
+    assert os.listdir(tmp_path) == ["store"]
+
+
+def test_a_killed_process_lets_go_of_its_lock(tmp_path):
+    code = (
+        "import os, sys; from pathlib import Path; from mslt.files import appearing\n"
+        "with appearing(Path(sys.argv[1])) as folder:\n"
+        "    (folder / 'half').touch()\n"
+        "    os.kill(os.getpid(), 9)"
+    )
+    path = tmp_path / "store"
+    assert subprocess.run([sys.executable, "-c", code, path], check=False).returncode == -9
+    assert os.listdir(tmp_path) == [".store.tmp"]
+    with appearing(path) as folder:
+        (folder / "whole").touch()
+    assert os.listdir(tmp_path) == ["store"]
+    assert os.listdir(path) == ["whole"]

@@ -14,12 +14,12 @@ SOURCE = ROOT / "src" / "mslt"
 
 # A module may import from its own row and from the rows above it. A name covers what is in it.
 ROWS = (
-    ("files", "schedule", "plan", "world", "config", "options", "recipes"),
+    ("files", "schedule", "plan", "world", "config", "layout", "options", "recipes"),
     ("data",),
     ("model", "optim"),
     ("growth", "objective", "checkpoint"),
     ("trainer", "run"),
-    ("console", "pretrain"),
+    ("console", "job", "pretrain"),
     ("analysis",),
     ("card", "huggingface"),
     ("demo", "cli", "__main__"),

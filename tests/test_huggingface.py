@@ -28,8 +28,9 @@ from mslt.data import tokenizer as tokenizers
 from mslt.data.instances import Batch
 from mslt.data.store import TokenStore
 from mslt.huggingface import export
+from mslt.job import Job
 from mslt.model import Encoder
-from mslt.pretrain import Job, pretrain
+from mslt.pretrain import pretrain
 from mslt.run import Run
 from mslt.schedule import Schedule
 

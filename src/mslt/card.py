@@ -117,7 +117,7 @@ class Described:
     @cached_property
     def measured(self) -> dict[str, Any] | None:
         """The last held-out evaluation of the model or, where there is none, of one before it."""
-        lines = [m for m in self.run.metrics() if m["kind"] == "heldout" and m["step"] <= self.step]
+        lines = [line for line in self.run.heldout() if line["step"] <= self.step]
         return lines[-1] if lines else None
 
 

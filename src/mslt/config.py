@@ -12,6 +12,9 @@ from typing import Any, Literal
 from mslt import plan as plans
 from mslt.schedule import Schedule
 
+# What a resumed run may change, since it decides nothing about the model that comes out.
+OPERATIONAL = frozenset(("save_every", "keep", "log_every", "eval_every", "tensorboard", "device"))
+
 
 def _one_of(key: str, value: str, *allowed: str) -> None:
     if value not in allowed:
@@ -216,10 +219,9 @@ class Config:
         for name in ("micro_batch", "eval_every", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be 0 or more, not {getattr(self, name)}")
-        if self.micro_batch and self.batch_size % self.micro_batch:
+        if self.micro_batch > self.batch_size:
             raise ValueError(
-                f"micro_batch must divide batch_size: {self.micro_batch} does not divide "
-                f"{self.batch_size}"
+                f"micro_batch must be at most batch_size, {self.batch_size}, not {self.micro_batch}"
             )
         if not re.fullmatch("auto|cpu|cuda(:[0-9]+)?", self.device):
             raise ValueError(f"device must be auto, cpu, cuda or cuda:N, not {self.device!r}")

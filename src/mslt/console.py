@@ -123,11 +123,10 @@ class Console:
 
     def footer(self, run: Run, out: Path) -> None:
         """The plan is finished."""
-        lines = [line for line in run.metrics() if line["kind"] == "heldout"]
-        baseline = run.facts()["baseline_mlm_loss"]
+        last, baseline = run.heldout()[-1], run.facts()["baseline_mlm_loss"]
         self.say(
-            f"finished: held-out loss {lines[-1]['mlm_loss']:.4f} (token frequencies alone: "
-            f"{baseline:.4f}) after {duration(lines[-1]['seconds'])} of training\n"
+            f"finished: held-out loss {last['mlm_loss']:.4f} (token frequencies alone: "
+            f"{baseline:.4f}) after {duration(last['seconds'])} of training\n"
             f"  mslt export {out} --out DIR   writes it for Hugging Face"
         )
 

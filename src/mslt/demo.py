@@ -19,8 +19,9 @@ from mslt.console import Console, duration
 from mslt.data.prepare import PrepareConfig, prepare
 from mslt.data.store import TokenStore
 from mslt.huggingface import export
+from mslt.job import Job
 from mslt.model import Encoder
-from mslt.pretrain import Job, Progress, train
+from mslt.pretrain import Done, train
 from mslt.recipes import demo_mslt, demo_whole
 from mslt.run import Run
 from mslt.trainer import Trainer
@@ -102,7 +103,7 @@ def side_by_side(
     store: TokenStore, out: Path, configs: dict[str, Config], steps: int
 ) -> dict[str, Run]:
     """Train each config for the same steps, a block of one after a block of the other."""
-    loops: dict[str, Iterator[Progress]] = {}
+    loops: dict[str, Iterator[Done]] = {}
     runs: dict[str, Run] = {}
     for name, config in configs.items():
         every = max(1, steps // 20)
@@ -116,7 +117,7 @@ def side_by_side(
         line = []
         for name, loop in loops.items():
             progress = _advance(loop, steps * block // BLOCKS)
-            heldout = [m for m in runs[name].metrics() if m["kind"] == "heldout"][-1]
+            heldout = runs[name].heldout()[-1]
             line.append(f"{name} {heldout['mlm_loss']:.3f} in {progress.clock.seconds:5.1f} s")
         print(f"  step {steps * block // BLOCKS:5,}/{steps:,}: " + ", ".join(line), flush=True)
     for loop in loops.values():
@@ -124,7 +125,7 @@ def side_by_side(
     return runs
 
 
-def _advance(loop: Iterator[Progress], to: int) -> Progress:
+def _advance(loop: Iterator[Done], to: int) -> Done:
     progress = next(loop)
     while progress.step < to:
         progress = next(loop)

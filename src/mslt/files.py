@@ -1,10 +1,11 @@
-"""Folders that are either whole or not there. Imports no torch."""
+"""Folders that are either whole or not there, and locks. Imports no torch."""
 
+import fcntl
 import hashlib
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -19,33 +20,85 @@ def appearing(path: Path, *, replace: bool = False) -> Iterator[Path]:
 
     Raises:
         ValueError: something stands there (an empty folder does not count), and is not to be
-            replaced.
+            replaced; or another process is making the same folder.
         OSError: the disk is full or not writable; nothing is left under the final name.
     """
     path = path.absolute()
-    empty = path.is_dir() and not path.is_symlink() and not any(path.iterdir())
-    if os.path.lexists(path) and not replace and not empty:
-        raise ValueError(f"{path} exists: choose another --out, or remove it")
     folder, before = path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")
-    shutil.rmtree(folder, ignore_errors=True)  # what a kill in the middle left
-    shutil.rmtree(before, ignore_errors=True)
-    folder.mkdir(parents=True)
-    try:
-        yield folder
-        for file in [*folder.rglob("*"), folder]:
-            flush(file)
-        if path.exists():
-            path.rename(before)
-        folder.rename(path)
-        flush(path.parent)
+    if not replace:
+        refuse_standing(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder, f"{path} is in use: another process is writing it"):
+        if not replace:
+            refuse_standing(path)  # again: a process that held the lock may have made it
+        clear(folder)  # what a kill in the middle left
         shutil.rmtree(before, ignore_errors=True)
-    except BaseException as error:
-        shutil.rmtree(folder, ignore_errors=True)
-        if before.exists() and not path.exists():
-            before.rename(path)
-        if isinstance(error, OSError) and error.errno and error.filename is None:
-            error.filename = str(path)  # "no space left" does not say where
-        raise
+        try:
+            yield folder
+            for file in [*folder.rglob("*"), folder]:
+                flush(file)
+            if path.exists():
+                path.rename(before)
+            folder.rename(path)
+            flush(path.parent)
+            shutil.rmtree(before, ignore_errors=True)
+        except BaseException as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            if before.exists() and not path.exists():
+                before.rename(path)
+            if isinstance(error, OSError) and error.errno and error.filename is None:
+                error.filename = str(path)  # "no space left" does not say where
+            raise
+
+
+def refuse_standing(path: Path) -> None:
+    """Let nothing be overwritten; an empty folder does not count.
+
+    Raises:
+        ValueError: something stands there.
+    """
+    empty = path.is_dir() and not path.is_symlink() and not any(path.iterdir())
+    if os.path.lexists(path) and not empty:
+        raise ValueError(f"{path} exists: choose another --out, or remove it")
+
+
+def clear(folder: Path) -> None:
+    """Remove what is in a folder, and not the folder."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+@contextmanager
+def locked(path: Path, busy: str) -> Iterator[None]:
+    """Hold a lock on a folder, or on a file, which is made if need be. A kill lets go of it too.
+
+    Args:
+        path: what to lock; a folder may be renamed meanwhile.
+        busy: what to say where another process holds the lock.
+
+    Raises:
+        ValueError: another process holds it.
+    """
+    flags = os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT
+    descriptor = os.open(path, flags, 0o666)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(busy) from None
+        except OSError:
+            pass  # a file system without locks
+        if not path.exists() or not os.path.samestat(os.fstat(descriptor), path.stat()):
+            raise ValueError(busy)  # it was given its name between opening and locking
+        yield
+    finally:
+        # Closing alone would leave the lock to the processes that were forked meanwhile.
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+        os.close(descriptor)
 
 
 def flush(path: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mslt.config import ModelConfig
+from mslt.layout import checkpoint_folders, read_config, read_facts, stage_folders
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -167,24 +168,19 @@ def export(run: Path, out: Path, stage: int | None = None) -> Path:
 
 def _model_folders(run: Path, stage: int | None) -> list[Path]:
     """Where the model that is asked for may be, the best first. Needs no torch to say no."""
-    file = run / "run.json"
-    try:
-        rows = json.loads(file.read_bytes())["stages"]
-        named = [run / "stages" / f"{i}-depth-{row['depth']}" for i, row in enumerate(rows, 1)]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{file} is damaged: {error!r}") from None
-    ended = {i: folder for i, folder in enumerate(named, 1) if folder.is_dir()}
+    read_facts(run)  # which the model card needs
+    stages, ended = read_config(run).stages().stages, stage_folders(run)
     if stage is not None:
         if stage not in ended:
             which = f"these have: {', '.join(map(str, ended))}" if ended else "none has"
-            raise ValueError(f"stage {stage} of {len(named)} has not ended in {run}; {which}")
+            raise ValueError(f"stage {stage} of {len(stages)} has not ended in {run}; {which}")
         return [ended[stage]]
-    if len(named) in ended:
-        return [ended[len(named)]]
-    checkpoints = sorted((run / "checkpoints").glob("step-*"), reverse=True)
+    if len(stages) in ended:
+        return [ended[len(stages)]]
+    checkpoints = checkpoint_folders(run)
     if not checkpoints:
         raise ValueError(f"{run} has no checkpoint yet: there is no model to export")
-    return checkpoints
+    return checkpoints[::-1]
 
 
 def _load_first_good(

@@ -1,135 +1,32 @@
 """Multi-stage layerwise training (section 3.2). The baselines are other plans, not other code."""
 
-import hashlib
-import json
 import math
 import signal
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import numpy as np
 import torch
 
 from mslt.checkpoint import State
-from mslt.config import Config
+from mslt.config import OPERATIONAL, Config
 from mslt.console import Console
-from mslt.data.instances import Batch, Instances
 from mslt.data.store import TokenStore
-from mslt.data.tokenizer import read_vocabulary
 from mslt.growth import copied_from, freeze, grow, is_fixed
+from mslt.job import Job, store_hash
 from mslt.model import Encoder
 from mslt.optim import Moment, Moments
-from mslt.plan import Plan, Stage
+from mslt.options import flatten
+from mslt.plan import Stage
 from mslt.run import Clock, Run
-from mslt.trainer import Precision, Settings, Trainer, pick_device, pick_precision
-from mslt.world import World
+from mslt.trainer import Trainer, pick_precision
 
 
 @dataclass(frozen=True)
-class Job:
-    """What a run works with, and what stays the same from its first step to its last.
-
-    Args:
-        config: resolved, vocabulary included.
-        plan: the stages.
-        world: where it runs.
-        precision: of the layers' arithmetic.
-        instances: training instances by step.
-        heldout: batches that every evaluation uses.
-        baseline: loss on their masked tokens, in nats, of knowing only how often each piece occurs.
-        micro_batches: sequences that go through the model at once, in each stage.
-    """
-
-    config: Config
-    plan: Plan
-    world: World
-    precision: Precision
-    instances: Instances
-    heldout: list[Batch]
-    baseline: float
-    micro_batches: tuple[int, ...]
-
-    @classmethod
-    def prepare(
-        cls, config: Config, store: TokenStore, micro_batches: Sequence[int] | None = None
-    ) -> "Job":
-        """Resolve a config against a store and this machine.
-
-        Args:
-            config: the run.
-            store: its text.
-            micro_batches: of each stage, as a run began with; chosen anew where they are not given.
-
-        Raises:
-            ValueError: the store, the config and the machine do not fit together.
-        """
-        config = config.with_vocabulary(store.vocab_size)
-        plan = config.stages()
-        device = pick_device(config.device)
-        vocabulary = read_vocabulary(store.path / "tokenizer")
-        instances = Instances(
-            store.train, config.instances, vocabulary, config.seed, config.batch_size
-        )
-        # Every run is measured on the same held-out instances, whatever its own seed.
-        measured = Instances(store.heldout, config.instances, vocabulary, 0, config.batch_size)
-        seq_len = plan.stages[0].seq_len
-        heldout = [
-            hidden_only(measured.batch(i, seq_len), vocabulary.mask)
-            for i in range(config.eval_batches)
-        ]
-        return cls(
-            config=config,
-            plan=plan,
-            world=World(device=device),
-            precision=pick_precision(config.precision, device),
-            instances=instances,
-            heldout=heldout,
-            baseline=unigram_loss(store.unigrams, heldout),
-            micro_batches=tuple(
-                micro_batches
-                or (fitting_micro_batch(config, stage.seq_len, device) for stage in plan.stages)
-            ),
-        )
-
-    def settings(self, index: int) -> Settings:
-        """How the steps of stage `index` are computed."""
-        return Settings(
-            optimizer=self.config.optimizer,
-            precision=self.precision,
-            micro_batch=self.micro_batches[index],
-            pair=self.config.instances.pair != "none",
-            seed=self.config.seed,
-        )
-
-    def first_state(self) -> State:
-        """Step 0: the first stage's model with random weights."""
-        depth = self.plan.stages[0].depth
-        model = Encoder(self.config.model, depth, seed=self.config.seed)
-        return State(step=0, model=model.to(self.world.device))
-
-    def facts(self, store: TokenStore) -> dict[str, Any]:
-        """What run.json remembers of it."""
-        pairs = self.config.instances.pair != "none"
-        return {
-            "data": str(store.path.resolve()),
-            "store_sha256": store_hash(store),
-            "tokenizer_sha256": store.manifest["files"]["tokenizer/tokenizer.json"]["sha256"],
-            "text": store.manifest["counts"],
-            "device": self.world.device,
-            "precision": self.precision,
-            "stages": [asdict(stage) for stage in self.plan.stages],
-            "micro_batches": list(self.micro_batches),
-            "baseline_mlm_loss": self.baseline,
-            "baseline_pair_accuracy": majority_share(self.heldout) if pairs else None,
-        }
-
-
-@dataclass(frozen=True)
-class Progress:
-    """One step further."""
+class Done:
+    """Where training stands after a step."""
 
     step: int
     index: int
@@ -142,7 +39,7 @@ class Progress:
         return State(self.step, self.trainer.model, self.trainer.moments(), self.clock.seconds)
 
 
-def train(job: Job, state: State, run: Run, console: Console) -> Iterator[Progress]:
+def train(job: Job, state: State, run: Run, console: Console) -> Iterator[Done]:
     """The loop: yields after every step, so that the caller may stop, or interleave runs."""
     clock = Clock(state.seconds, job.world.device)
     for index, stage, steps in job.plan.remaining(state.step):
@@ -155,24 +52,28 @@ def train(job: Job, state: State, run: Run, console: Console) -> Iterator[Progre
             with clock.running():
                 batch = job.instances.batch(step, stage.seq_len)
                 metrics = trainer.step(step, batch, job.plan.lr(step))
-            progress = Progress(step + 1, index, stage, trainer, clock)
+            done = Done(step + 1, index, stage, trainer, clock)
             console.advance(step + 1)
             last = step + 1 == steps.stop
             if last or (step + 1) % job.config.log_every == 0:
                 values = {name: float(value) for name, value in metrics.items()}
                 refuse_nonfinite(values, step + 1)
-                values |= _rates(job, progress, mark)
+                values |= _rates(job, done, mark)
                 mark = (step + 1, clock.seconds)
                 run.record("train", step + 1, values)
                 console.train(step + 1, values)
-            if last or _due(step + 1, job.config.eval_every):
-                run.record("heldout", step + 1, heldout(job, progress, console))
+            evaluates = last or _due(step + 1, job.config.eval_every)
+            saves = last or _due(step + 1, job.config.save_every)
+            if evaluates or saves:
+                refuse_broken_weights(done)
+            if evaluates:
+                run.record("heldout", step + 1, heldout(job, done, console))
             if last:
-                run.save_stage(index, job.plan, model, _summary(run, progress))
-            if last or _due(step + 1, job.config.save_every):
-                save(run, progress)
-            yield progress
-        state = progress.state()
+                run.save_stage(index, job.plan, model, _summary(run, done))
+            if saves:
+                run.save(done.state())
+            yield done
+        state = done.state()
 
 
 def enter_stage(job: Job, state: State, index: int) -> tuple[Encoder, Moments]:
@@ -196,64 +97,60 @@ def enter_stage(job: Job, state: State, index: int) -> tuple[Encoder, Moments]:
     return model, moments
 
 
-def heldout(job: Job, progress: Progress, console: Console) -> dict[str, Any]:
+def heldout(job: Job, done: Done, console: Console) -> dict[str, Any]:
     """Losses and accuracies on the held-out batches; the training clock stands still."""
-    values: dict[str, Any] = dict(progress.trainer.evaluate(job.heldout))
-    console.heldout(progress.step, values)
-    if progress.step > job.plan.steps // 4 and job.baseline - values["mlm_loss"] < 0.05:
+    values: dict[str, Any] = dict(done.trainer.evaluate(job.heldout))
+    refuse_nonfinite(values, done.step)
+    console.heldout(done.step, values)
+    if done.step > job.plan.steps // 4 and job.baseline - values["mlm_loss"] < 0.05:
         console.warn_once(
-            f"step {progress.step}: the held-out loss is not below that of the tokens' own "
+            f"step {done.step}: the held-out loss is not below that of the tokens' own "
             f"frequencies ({job.baseline:.3f}): nothing of their context is learned yet. A short "
             f"run needs more steps; one that stays at this loss needs a lower schedule.lr "
             f"(now {job.config.schedule.lr:g})."
         )
-    return values | _place(progress)
+    return values | _place(done)
 
 
 def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def _place(progress: Progress) -> dict[str, Any]:
-    stage = progress.stage
+def _place(done: Done) -> dict[str, Any]:
+    stage = done.stage
     return {
-        "stage": progress.index + 1,
+        "stage": done.index + 1,
         "depth": stage.depth,
         "learns_from": stage.learns_from,
-        "seconds": progress.clock.seconds,
+        "seconds": done.clock.seconds,
     }
 
 
-def _rates(job: Job, progress: Progress, mark: tuple[int, float]) -> dict[str, Any]:
+def _rates(job: Job, done: Done, mark: tuple[int, float]) -> dict[str, Any]:
     """Where a logged step stands, and tokens per second since the one before it."""
     step, seconds = mark
-    tokens = (progress.step - step) * job.config.batch_size * progress.stage.seq_len
+    tokens = (done.step - step) * job.config.batch_size * done.stage.seq_len
     return {
-        "lr": job.plan.lr(progress.step - 1),
-        "seq_len": progress.stage.seq_len,
-        "tokens_per_second": tokens / max(progress.clock.seconds - seconds, 1e-9),
-        **_place(progress),
+        "lr": job.plan.lr(done.step - 1),
+        "seq_len": done.stage.seq_len,
+        "tokens_per_second": tokens / max(done.clock.seconds - seconds, 1e-9),
+        **_place(done),
     }
 
 
-def _summary(run: Run, progress: Progress) -> dict[str, Any]:
+def _summary(run: Run, done: Done) -> dict[str, Any]:
     """What a stage's folder remembers: where it ended and how well."""
-    lines = [line for line in run.metrics() if line["kind"] == "heldout"]
-    return {"step": progress.step, "seconds": progress.clock.seconds, "heldout": lines[-1]}
+    return {"step": done.step, "seconds": done.clock.seconds, "heldout": run.heldout()[-1]}
 
 
-def save(run: Run, progress: Progress) -> None:
-    """Write a checkpoint, unless one of this step is there already.
+def refuse_broken_weights(done: Done) -> None:
+    """Stop before weights that are not finite are measured or kept.
 
     Raises:
-        ValueError: a weight is not finite.
+        ValueError: training has diverged.
     """
-    state = progress.state()
-    if run.checkpoint(state.step).exists():
-        return
-    if not torch.isfinite(progress.trainer.optimizer.weights).all():
-        refuse_nonfinite({"a weight": math.nan}, progress.step)
-    run.save(state)
+    if not torch.isfinite(done.trainer.optimizer.weights).all():
+        refuse_nonfinite({"a weight": math.nan}, done.step)
 
 
 def refuse_nonfinite(values: dict[str, float], step: int) -> None:
@@ -268,58 +165,6 @@ def refuse_nonfinite(values: dict[str, float], step: int) -> None:
                 f"{name} is {value} at step {step}: training has diverged. Lower schedule.lr or "
                 f"lengthen schedule.warmup_steps; the last checkpoint is from before"
             )
-
-
-def unigram_loss(unigrams: np.ndarray, batches: list[Batch]) -> float:
-    """Cross-entropy in nats of predicting each masked token by how often it occurs in train.
-
-    What a model reaches that has learned nothing about context. Counts are smoothed by one.
-    """
-    counts = unigrams.astype(np.float64) + 1
-    nats = -np.log(counts / counts.sum())
-    total = sum(float((nats[b.masked_ids] * b.masked_weights).sum()) for b in batches)
-    return total / sum(float(b.masked_weights.sum()) for b in batches)
-
-
-def hidden_only(batch: Batch, mask_id: int) -> Batch:
-    """The batch without the predictions of tokens that the model can see.
-
-    One in five is of a token that was kept or replaced by another: a model that only copies its
-    input is right on half of them, which would pass for knowing the language.
-    """
-    shown = np.take_along_axis(batch.input_ids, batch.masked_positions, axis=1)
-    return replace(batch, masked_weights=batch.masked_weights * (shown == mask_id))
-
-
-def majority_share(batches: list[Batch]) -> float:
-    """Accuracy of always answering with the more frequent pair label."""
-    share = float(np.concatenate([batch.pair_labels for batch in batches]).mean())
-    return max(share, 1 - share)
-
-
-def fitting_micro_batch(config: Config, seq_len: int, device: str) -> int:
-    """What the config says, or else the largest divisor of the batch that suits the device.
-
-    A CPU gains nothing beyond 4,096 tokens at once, which still share its caches. A GPU takes what
-    half of its free memory holds: about 34 D + 5 L H values are saved per token and layer
-    (Korthikanti et al. 2022, equation 1, at two bytes each).
-    """
-    if config.micro_batch:
-        return config.micro_batch
-    tokens = 4096
-    if device.startswith("cuda"):
-        model = config.model
-        width, heads = model.hidden_size, model.num_attention_heads
-        per_token = model.num_hidden_layers * (34 * width + 5 * seq_len * heads)
-        tokens = max(seq_len, int(torch.cuda.mem_get_info(device)[0] * 0.5 / per_token))
-    most = min(max(1, tokens // seq_len), config.batch_size)
-    return max(n for n in range(1, most + 1) if config.batch_size % n == 0)
-
-
-def store_hash(store: TokenStore) -> str:
-    """One hash for the content of a store: of its files' hashes."""
-    files = {name: entry["sha256"] for name, entry in store.manifest["files"].items()}
-    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 
 class Stop:
@@ -359,54 +204,60 @@ def pretrain(config: Config, data: Path, out: Path, *, resume: bool = False) -> 
         ValueError: what was given does not fit together, or training has diverged.
     """
     store = TokenStore.open(data)
+    if unread := store.verify():
+        print(f"mslt: of {', '.join(unread)} only the size was checked, not the hash", flush=True)
     if resume:
-        job, run, state = reopen(config, store, out)
-    else:
-        job = Job.prepare(config, store)
-        run = Run.create(out, job.config, job.facts(store), store.path / "tokenizer")
-        state = job.first_state()
+        run = Run.open(out)
+        with run.lock():
+            return follow(*reopen(config, store, run), run)
+    job = Job.prepare(config, store)
+    run = Run.create(out, job.config, job.facts(store), store.path / "tokenizer")
+    with run.lock():
+        return follow(job, job.first_state(), run)
+
+
+def follow(job: Job, state: State, run: Run) -> int:
+    """Train to the plan's end, or to the first signal. The exit status, as `pretrain` has it."""
     with Console(job.plan, job.config.batch_size, state.step) as console, Stop() as stop:
-        console.header(job.config, run.facts(), out)
-        for progress in train(job, state, run, console):
-            if stop.signal and progress.step < job.plan.steps:
-                save(run, progress)
+        console.header(job.config, {**run.facts(), "device": job.world.device}, run.path)
+        for done in train(job, state, run, console):
+            if stop.signal and done.step < job.plan.steps:
+                refuse_broken_weights(done)
+                run.save(done.state())
                 console.say(
-                    f"stopped after step {progress.step} and saved; go on with:\n"
-                    f"  mslt pretrain --resume --out {out}"
+                    f"stopped after step {done.step} and saved; go on with:\n"
+                    f"  mslt pretrain --resume --out {run.path}"
                 )
                 run.close()
                 return 128 + stop.signal
-        console.footer(run, out)
+        console.footer(run, run.path)
     run.close()
     return 0
 
 
-def reopen(config: Config, store: TokenStore, out: Path) -> tuple[Job, Run, State]:
-    """The run in a folder and the state to go on from.
+def reopen(config: Config, store: TokenStore, run: Run) -> tuple[Job, State]:
+    """What a run that is locked goes on with, and the state to go on from.
 
     Raises:
         ValueError: naming what is not as it was when the run began.
     """
-    run = Run.open(out)
     facts = run.facts()
-    job = Job.prepare(config, store, facts["micro_batches"])
-    now = _flat(job.config.to_dict())
-    for name, before in _flat(run.config.to_dict()).items():
-        if now[name] != before:
+    job = Job.prepare(config, store, facts)
+    now = flatten(job.config.to_dict())
+    for name, before in flatten(run.config.to_dict()).items():
+        if now[name] != before and name not in OPERATIONAL:
             raise ValueError(
-                f"{name} is {now[name]}, but the run in {out} was started with {before}"
+                f"{name} is {now[name]}, but the run in {run.path} was started with {before}"
             )
     if facts["store_sha256"] != store_hash(store):
-        raise ValueError(f"the store {store.path} is not the one that the run in {out} began with")
+        raise ValueError(
+            f"the store {store.path} is not the one that the run in {run.path} began with"
+        )
+    if job.precision == "bf16" and pick_precision("auto", job.world.device) == "fp32":
+        print("mslt: the run began in bf16 and goes on in it, which is slow here", flush=True)
+    run.metrics()  # refuses a damaged file before anything is set aside
     state = run.latest() or job.first_state()
     run.rewind(state.step)
+    run.go_on(job.config, state.step, job.world.device)
     state.model.to(job.world.device)
-    return job, run, state
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        result |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
-    return result
+    return job, state

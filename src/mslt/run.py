@@ -1,14 +1,6 @@
-"""A run's folder: what was asked for, what happened, and what came of it.
+"""Writing a run's folder, which `mslt.layout` describes."""
 
-RUN/config.yaml              the resolved config, which --config accepts
-    run.json                 data, versions, machine, stages, baseline
-    metrics.jsonl            one line per logged step and per evaluation
-    tokenizer/               as in the store
-    checkpoints/step-N/      what --resume goes on from
-    stages/I-depth-N/        the model at the end of stage I
-    tensorboard/             with --tensorboard
-"""
-
+import itertools
 import json
 import math
 import os
@@ -16,7 +8,7 @@ import platform
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +16,10 @@ import torch
 import yaml
 
 import mslt
+from mslt import layout
 from mslt.checkpoint import State, load_state, save_model, save_state, verify_folder
 from mslt.config import Config
+from mslt.files import appearing, locked
 from mslt.model import Encoder
 from mslt.plan import Plan
 
@@ -51,30 +45,36 @@ class Clock:
 
 
 class Run:
-    """The folder of one run."""
+    """The folder of one run.
+
+    Args:
+        path: the folder.
+        config: resolved.
+    """
 
     def __init__(self, path: Path, config: Config) -> None:
         self.path = path
         self.config = config
         # Opened by the first value, so that reading a run's folder leaves it as it is.
         self._tensorboard: Any = None
+        self._saved: int | None = None  # the newest step known to have a good checkpoint
 
     @classmethod
     def create(cls, path: Path, config: Config, facts: Mapping[str, Any], tokenizer: Path) -> "Run":
-        """Lay out a new folder.
+        """Lay out a new folder, which appears whole.
 
         Raises:
             ValueError: the folder already holds a run, or something else.
         """
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            hint = "go on with --resume, or " if (path / "run.json").exists() else ""
+            hint = "go on with --resume, or " if (path / layout.FACTS).exists() else ""
             raise ValueError(f"{path} is not empty: {hint}choose another --out")
         if config.tensorboard:
             _summary_writer()  # complains before there is a folder
-        path.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(tokenizer, path / "tokenizer")
-        write_text(path / "config.yaml", yaml.safe_dump(config.to_dict(), sort_keys=False))
-        write_text(path / "run.json", to_json({**facts, **machine()}, indent=1))
+        with appearing(path) as folder:
+            shutil.copytree(tokenizer, folder / "tokenizer")
+            write_text(folder / layout.CONFIG, _yaml(config))
+            write_text(folder / layout.FACTS, to_json({**facts, **machine()}, indent=1))
         return cls(path, config)
 
     @classmethod
@@ -84,11 +84,32 @@ class Run:
         Raises:
             ValueError: it holds no run, or a damaged config.
         """
-        return cls(path, read_config(path))
+        return cls(path, layout.read_config(path))
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Keep other processes from training in this folder for the length of a `with` block.
+
+        Raises:
+            ValueError: one does already.
+        """
+        return locked(self.path / layout.LOCK, f"{self.path} is in use: another process trains it")
+
+    def go_on(self, config: Config, step: int, device: str) -> None:
+        """Write down that the run goes on from `step`, here and with this config."""
+        self.config = config
+        facts = self.facts()
+        here = {"step": step, "device": device, **machine()}
+        facts["resumed"] = [*facts.get("resumed", []), here]
+        write_text(self.path / layout.FACTS, to_json(facts, indent=1))
+        write_text(self.path / layout.CONFIG, _yaml(config))
 
     def facts(self) -> dict[str, Any]:
-        """What run.json says."""
-        return json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+        """What run.json says.
+
+        Raises:
+            ValueError: it is damaged.
+        """
+        return layout.read_facts(self.path)
 
     def record(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
         """Append a line to metrics.jsonl.
@@ -98,7 +119,7 @@ class Run:
             step: optimisation steps done.
             values: numbers; one that is not finite is written as null.
         """
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        with (self.path / layout.METRICS).open("a", encoding="utf-8") as file:
             file.write(to_json({"kind": kind, "step": step, **values}) + "\n")
         if self.config.tensorboard:
             if self._tensorboard is None:
@@ -108,51 +129,66 @@ class Run:
                     self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Every whole line of metrics.jsonl."""
-        path = self.path / "metrics.jsonl"
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
-        whole = text[: text.rfind("\n") + 1]
-        return [json.loads(line) for line in whole.splitlines()]
+        """Every whole line of metrics.jsonl.
+
+        Raises:
+            ValueError: naming a line that is damaged.
+        """
+        return layout.read_metrics(self.path)
+
+    def heldout(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl that are held-out evaluations, first to last."""
+        return [line for line in self.metrics() if line["kind"] == "heldout"]
 
     def rewind(self, step: int) -> None:
         """Drop the lines of steps after `step`, which will be trained again."""
         kept = [line for line in self.metrics() if line["step"] <= step]
-        write_text(self.path / "metrics.jsonl", "".join(to_json(line) + "\n" for line in kept))
+        text = "".join(to_json(line) + "\n" for line in kept)
+        write_text(self.path / layout.METRICS, text)
 
     def checkpoints(self) -> list[Path]:
         """Checkpoint folders, oldest first."""
-        return sorted((self.path / "checkpoints").glob("step-*"))
-
-    def checkpoint(self, step: int) -> Path:
-        """Where the checkpoint of a step is, or would be."""
-        return self.path / "checkpoints" / f"step-{step:08d}"
+        return layout.checkpoint_folders(self.path)
 
     def save(self, state: State) -> None:
-        """Write a checkpoint, then drop the oldest ones beyond `keep`."""
-        path = self.checkpoint(state.step)
+        """Write a checkpoint, then drop the oldest ones beyond `keep`.
+
+        Nothing is written where this object has saved or loaded that very step.
+        """
+        if state.step == self._saved:
+            return
+        path = layout.checkpoint_folder(self.path, state.step)
         save_state(path, state)
         verify_folder(path)
+        self._saved = state.step
         for old in self.checkpoints()[: -self.config.keep]:
             shutil.rmtree(old)
 
     def latest(self) -> State | None:
-        """The newest checkpoint that verifies; a damaged one is named, passed over and kept."""
+        """The newest checkpoint that verifies, to go on from; damaged ones are set aside.
+
+        What is set aside is kept under another name, so that it neither counts among the
+        checkpoints nor stands where the next one will be written.
+        """
         for path in reversed(self.checkpoints()):
             try:
-                return load_state(path, self.config.model)
+                state = load_state(path, self.config.model)
             except ValueError as error:
-                print(f"mslt: {error}; trying the checkpoint before it", flush=True)
+                aside = _aside(path)
+                path.rename(aside)
+                print(f"mslt: {error}; kept as {aside.name}, trying the one before it", flush=True)
+            else:
+                self._saved = state.step
+                return state
         return None
 
     def stage_folders(self) -> list[Path]:
         """Folders of the stages that have ended, first to last."""
-        folders = (self.path / "stages").glob("[0-9]*-depth-*")  # not what a kill left
-        return sorted(folders, key=lambda folder: int(folder.name.partition("-")[0]))
+        return list(layout.stage_folders(self.path).values())
 
     def save_stage(self, index: int, plan: Plan, model: Encoder, facts: Mapping[str, Any]) -> None:
         """Keep the model that stands at the end of stage `index` (counted from 0)."""
-        stage = plan.stages[index]
-        path = self.path / "stages" / f"{index + 1}-depth-{stage.depth}"
+        path = layout.stage_folder(self.path, index + 1, plan.stages[index].depth)
         save_model(path, model, {"stage": index + 1, **facts})
 
     def close(self) -> None:
@@ -161,19 +197,15 @@ class Run:
             self._tensorboard.close()
 
 
-def read_config(path: Path) -> Config:
-    """The resolved config of a run's folder.
+def _aside(path: Path) -> Path:
+    """A free name for a damaged folder: step-N.damaged, step-N.damaged-2, ..."""
+    names = itertools.chain(["damaged"], (f"damaged-{count}" for count in itertools.count(2)))
+    candidates = (path.with_name(f"{path.name}.{name}") for name in names)
+    return next(candidate for candidate in candidates if not candidate.exists())
 
-    Raises:
-        ValueError: the folder holds no run, or a damaged config.
-    """
-    file = path / "config.yaml"
-    if not file.is_file():
-        raise ValueError(f"{path} is not a run: it has no config.yaml (mslt pretrain)")
-    try:
-        return Config.from_dict(yaml.safe_load(file.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, TypeError, AttributeError) as error:
-        raise ValueError(f"{file} is damaged: {error}") from None
+
+def _yaml(config: Config) -> str:
+    return yaml.safe_dump(config.to_dict(), sort_keys=False)
 
 
 def machine() -> dict[str, Any]:

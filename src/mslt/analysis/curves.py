@@ -45,9 +45,8 @@ class Curve:
     @classmethod
     def of(cls, run: Run, name: str) -> "Curve":
         """Read a run's folder."""
-        lines = run.metrics()
-        train = [line for line in lines if line["kind"] == "train"]
-        heldout = [line for line in lines if line["kind"] == "heldout"]
+        train = [line for line in run.metrics() if line["kind"] == "train"]
+        heldout = run.heldout()
         ends = run.config.stages().ends[:-1]
         return cls(
             name=name,

@@ -16,7 +16,7 @@ def stage_rows(run: Run) -> list[dict[str, Any]]:
         of the stage alone, and `heldout`, the held-out loss at its end in nats.
     """
     plan, config = run.config.stages(), run.config
-    heldout = {line["step"]: line for line in run.metrics() if line["kind"] == "heldout"}
+    heldout = {line["step"]: line for line in run.heldout()}
     rows, before = [], 0.0
     for i, (stage, end) in enumerate(zip(plan.stages, plan.ends)):
         if end not in heldout:

@@ -1,0 +1,180 @@
+"""What a run works with: a config, resolved against a store and a machine."""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from mslt.checkpoint import State
+from mslt.config import Config
+from mslt.data.instances import Batch, Instances
+from mslt.data.store import TokenStore
+from mslt.data.tokenizer import read_vocabulary
+from mslt.model import Encoder
+from mslt.plan import Plan
+from mslt.trainer import Precision, Settings, pick_device, pick_precision
+from mslt.world import World
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a run works with, and what stays the same from its first step to its last.
+
+    Args:
+        config: resolved, vocabulary included.
+        plan: the stages.
+        world: where it runs.
+        precision: of the layers' arithmetic.
+        instances: training instances by step.
+        heldout: batches that every evaluation uses.
+        baseline: loss on their masked tokens, in nats, of knowing only how often each piece occurs.
+        micro_batches: sequences that go through the model at once, in each stage.
+    """
+
+    config: Config
+    plan: Plan
+    world: World
+    precision: Precision
+    instances: Instances
+    heldout: list[Batch]
+    baseline: float
+    micro_batches: tuple[int, ...]
+
+    @classmethod
+    def prepare(
+        cls, config: Config, store: TokenStore, began: Mapping[str, Any] | None = None
+    ) -> "Job":
+        """Resolve a config against a store and this machine.
+
+        Args:
+            config: the run.
+            store: its text.
+            began: run.json of a run that goes on. Precision and micro-batches, which decide how
+                sums are rounded, are as they were then, whatever this machine would choose.
+
+        Raises:
+            ValueError: the store, the config and the machine do not fit together.
+        """
+        config = config.with_vocabulary(store.vocab_size)
+        plan = config.stages()
+        device = pick_device(config.device)
+        vocabulary = read_vocabulary(store.path / "tokenizer")
+        instances = Instances(
+            store.train, config.instances, vocabulary, config.seed, config.batch_size
+        )
+        # Every run is measured on the same held-out instances, whatever its own seed.
+        measured = Instances(store.heldout, config.instances, vocabulary, 0, config.batch_size)
+        seq_len = plan.stages[0].seq_len
+        heldout = [
+            hidden_only(measured.batch(i, seq_len), vocabulary.mask)
+            for i in range(config.eval_batches)
+        ]
+        return cls(
+            config=config,
+            plan=plan,
+            world=World(device=device),
+            precision=began["precision"] if began else pick_precision(config.precision, device),
+            instances=instances,
+            heldout=heldout,
+            baseline=unigram_loss(store.unigrams, heldout),
+            micro_batches=tuple(
+                began["micro_batches"]
+                if began
+                else (fitting_micro_batch(config, stage.seq_len, device) for stage in plan.stages)
+            ),
+        )
+
+    def settings(self, index: int) -> Settings:
+        """How the steps of stage `index` are computed."""
+        return Settings(
+            optimizer=self.config.optimizer,
+            precision=self.precision,
+            micro_batch=self.micro_batches[index],
+            pair=self.config.instances.pair != "none",
+            seed=self.config.seed,
+        )
+
+    def first_state(self) -> State:
+        """Step 0: the first stage's model with random weights."""
+        depth = self.plan.stages[0].depth
+        model = Encoder(self.config.model, depth, seed=self.config.seed)
+        return State(step=0, model=model.to(self.world.device))
+
+    def facts(self, store: TokenStore) -> dict[str, Any]:
+        """What run.json remembers of it."""
+        pairs = self.config.instances.pair != "none"
+        return {
+            "data": str(store.path.resolve()),
+            "store_sha256": store_hash(store),
+            "tokenizer_sha256": store.manifest["files"]["tokenizer/tokenizer.json"]["sha256"],
+            "text": store.manifest["counts"],
+            "device": self.world.device,
+            "precision": self.precision,
+            "stages": [asdict(stage) for stage in self.plan.stages],
+            "micro_batches": list(self.micro_batches),
+            "baseline_mlm_loss": self.baseline,
+            "baseline_pair_accuracy": majority_share(self.heldout) if pairs else None,
+        }
+
+
+def unigram_loss(unigrams: np.ndarray, batches: list[Batch]) -> float:
+    """Cross-entropy in nats of predicting each masked token by how often it occurs in train.
+
+    What a model reaches that has learned nothing about context. Counts are smoothed by one.
+
+    Raises:
+        ValueError: the batches predict nothing.
+    """
+    counts = unigrams.astype(np.float64) + 1
+    nats = -np.log(counts / counts.sum())
+    number = sum(float(b.masked_weights.sum()) for b in batches)
+    if not number:
+        raise ValueError("no token is hidden in the held-out batches: raise eval_batches")
+    return sum(float((nats[b.masked_ids] * b.masked_weights).sum()) for b in batches) / number
+
+
+def hidden_only(batch: Batch, mask_id: int) -> Batch:
+    """The batch without the predictions of tokens that the model can see.
+
+    One in five is of a token that was kept or replaced by another: a model that only copies its
+    input is right on half of them, which would pass for knowing the language.
+    """
+    shown = np.take_along_axis(batch.input_ids, batch.masked_positions, axis=1)
+    return replace(batch, masked_weights=batch.masked_weights * (shown == mask_id))
+
+
+def majority_share(batches: list[Batch]) -> float:
+    """Accuracy of always answering with the more frequent pair label."""
+    share = float(np.concatenate([batch.pair_labels for batch in batches]).mean())
+    return max(share, 1 - share)
+
+
+def fitting_micro_batch(config: Config, seq_len: int, device: str) -> int:
+    """What the config says, or else equal parts of the batch that suit the device.
+
+    A CPU gains nothing beyond 4,096 tokens at once, which still share its caches. A GPU takes what
+    half of its free memory holds: about 34 D + 5 L H values are saved per token and layer
+    (Korthikanti et al. 2022, equation 1, at two bytes each).
+    """
+    if config.micro_batch:
+        return config.micro_batch
+    tokens = 4096
+    if device.startswith("cuda"):
+        model = config.model
+        width, heads = model.hidden_size, model.num_attention_heads
+        per_token = model.num_hidden_layers * (34 * width + 5 * seq_len * heads)
+        tokens = max(seq_len, int(torch.cuda.mem_get_info(device)[0] * 0.5 / per_token))
+    most = min(max(1, tokens // seq_len), config.batch_size)
+    parts = math.ceil(config.batch_size / most)
+    return math.ceil(config.batch_size / parts)
+
+
+def store_hash(store: TokenStore) -> str:
+    """One hash for the content of a store: of its files' hashes."""
+    files = {name: entry["sha256"] for name, entry in store.manifest["files"].items()}
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,239 @@
+"""Resume equals never stopping, at every step and across every boundary, or says why not."""
+
+import json
+import os
+import shutil
+import signal
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_run import TINY, damage, final_weights, losses, start, steps
+
+from mslt.checkpoint import verify_folder
+from mslt.config import OPERATIONAL
+from mslt.console import Console
+from mslt.data.store import TokenStore
+from mslt.pretrain import pretrain, reopen, train
+from mslt.run import Run
+
+
+@pytest.fixture(scope="module")
+def unbroken(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("unbroken") / "run"
+    assert pretrain(TINY, store, out) == 0
+    return out
+
+
+@pytest.mark.parametrize("stopped_at", range(10))
+def test_a_run_stopped_at_any_step_resumes_bit_for_bit(
+    store: Path, unbroken: Path, tmp_path: Path, stopped_at: int
+) -> None:
+    out = tmp_path / "run"
+    if stopped_at:
+        steps(TINY, store, out, stopped_at)
+    else:
+        start(TINY, store, out)
+    # A step that was begun and lost leaves a line that must not appear twice.
+    with (out / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "train", "step": 11, "mlm_loss": 0.0, "pair_loss": 0.0}\n{"torn')
+    assert pretrain(TINY, store, out, resume=True) == 0
+    assert losses(out) == losses(unbroken)
+    expected = final_weights(unbroken)
+    for name, tensor in final_weights(out).items():
+        assert torch.equal(tensor, expected[name]), name
+
+
+def test_a_finished_run_resumes_to_nothing(store: Path, unbroken: Path) -> None:
+    before = losses(unbroken)
+    assert pretrain(TINY, store, unbroken, resume=True) == 0
+    assert losses(unbroken) == before
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_kept(
+    store: Path, unbroken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    steps(TINY, store, out, 6)
+    damage(out, 6)
+    assert pretrain(TINY, store, out, resume=True) == 0
+    said = capsys.readouterr().out
+    assert "step-00000006/model.safetensors is damaged" in said
+    assert "kept as step-00000006.damaged" in said
+    assert losses(out) == losses(unbroken)
+    verify_folder(out / "checkpoints" / "step-00000006")
+    assert (out / "checkpoints" / "step-00000006.damaged" / "model.safetensors").exists()
+
+
+def test_what_is_saved_after_a_damaged_checkpoint_stays_and_is_gone_on_from(
+    store: Path, unbroken: Path, tmp_path: Path
+) -> None:
+    out, config = tmp_path / "run", replace(TINY, keep=1)
+    steps(TINY, store, out, 8)
+    for step in (6, 7, 8):
+        damage(out, step)
+    run = Run.open(out)
+    job, state = reopen(config, TokenStore.open(store), run)
+    assert state.step == 5
+    loop = train(job, state, run, Console(job.plan, config.batch_size, quiet=True))
+    assert [next(loop).step for _ in range(2)] == [6, 7]
+    assert [path.name for path in run.checkpoints()] == ["step-00000007"]
+    damage(out, 7)
+    assert Run.open(out).latest() is None
+    aside = sorted(path.name for path in (out / "checkpoints").iterdir())
+    assert [name.partition(".")[2] for name in aside] == [
+        *("damaged", "damaged", "damaged-2", "damaged")
+    ]
+    assert pretrain(config, store, out, resume=True) == 0
+    assert losses(out) == losses(unbroken)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(
+    store: Path,
+    unbroken: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    status: int,
+) -> None:
+    out = tmp_path / "run"
+    record = Run.record
+
+    def interrupted(self: Run, kind: str, step: int, values: dict[str, float]) -> None:
+        record(self, kind, step, values)
+        if kind == "train" and step == 5:
+            os.kill(os.getpid(), number)
+
+    config = replace(TINY, save_every=100)
+    monkeypatch.setattr(Run, "record", interrupted)
+    assert pretrain(config, store, out) == status
+    monkeypatch.undo()
+    assert "stopped after step 5" in capsys.readouterr().out
+    assert [path.name for path in Run.open(out).checkpoints()][-1] == "step-00000005"
+    assert pretrain(config, store, out, resume=True) == 0
+    assert losses(out) == losses(unbroken)
+
+
+@pytest.fixture
+def stopped(store: Path, tmp_path: Path) -> Path:
+    """A run that was stopped after five steps."""
+    steps(TINY, store, tmp_path / "stopped", 5)
+    return tmp_path / "stopped"
+
+
+def test_resuming_with_another_micro_batch_is_refused(store: Path, stopped: Path) -> None:
+    before = (stopped / "config.yaml").read_text()
+    with pytest.raises(ValueError, match=r"micro_batch is 4, but the run .* with 2"):
+        pretrain(replace(TINY, micro_batch=4), store, stopped, resume=True)
+    assert (stopped / "config.yaml").read_text() == before
+
+
+def test_a_resumed_run_takes_options_that_leave_the_model_as_it_is(
+    store: Path, unbroken: Path, stopped: Path
+) -> None:
+    other = replace(TINY, save_every=7, keep=1, log_every=2, eval_every=0, device="auto")
+    assert {key for key, value in asdict(TINY).items() if asdict(other)[key] != value} < OPERATIONAL
+    assert pretrain(other, store, stopped, resume=True) == 0
+    run = Run.open(stopped)
+    assert run.config == other.with_vocabulary(TokenStore.open(store).vocab_size)
+    assert [path.name for path in run.checkpoints()] == ["step-00000010"]
+    assert [line["step"] for line in run.heldout()] == [3, 4, 8, 9, 10]
+    expected = final_weights(unbroken)
+    for name, tensor in final_weights(stopped).items():
+        assert torch.equal(tensor, expected[name]), name
+
+
+def test_a_resumed_run_keeps_its_precision_and_says_where_that_is_slow(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, config = tmp_path / "run", replace(TINY, precision="auto")
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: True)
+    steps(config, store, out, 2)
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: False)
+    job, _ = reopen(config, TokenStore.open(store), Run.open(out))
+    assert job.precision == "bf16"
+    assert "goes on in it, which is slow here" in capsys.readouterr().out
+    (resumed,) = Run.open(out).facts()["resumed"]
+    assert resumed["step"] == 2
+    assert resumed["device"] == "cpu"
+    assert resumed.keys() >= {"versions", "hardware"}
+    reopen(config, TokenStore.open(store), Run.open(out))
+    assert len(Run.open(out).facts()["resumed"]) == 2
+
+
+def test_a_damaged_line_of_the_metrics_is_named(store: Path, stopped: Path) -> None:
+    file = stopped / "metrics.jsonl"
+    lines = file.read_text().splitlines()
+    for bad in ("{", "[]", "{}", '{"kind": "train", "step": null}', "\x00"):
+        file.write_text("\n".join([lines[0], bad, *lines[1:]]) + "\n")
+        with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2 is damaged"):
+            pretrain(TINY, store, stopped, resume=True)
+    assert len(Run.open(stopped).checkpoints()) == 5
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"data": "torn', "\udcff"])
+def test_damaged_facts_are_named(store: Path, stopped: Path, content: str) -> None:
+    (stopped / "run.json").write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(ValueError, match=r"run\.json is damaged: "):
+        pretrain(TINY, store, stopped, resume=True)
+    (stopped / "run.json").unlink()
+    with pytest.raises(ValueError, match=r"is not a run: it has no run\.json"):
+        pretrain(TINY, store, stopped, resume=True)
+
+
+@pytest.mark.parametrize("content", ["", "[1", "stepz: 3", "steps: -1", "model: 3", "- 1"])
+def test_a_damaged_config_is_named(store: Path, stopped: Path, content: str) -> None:
+    (stopped / "config.yaml").write_text(content)
+    with pytest.raises(ValueError, match=r"config\.yaml is damaged: "):
+        pretrain(TINY, store, stopped, resume=True)
+
+
+def test_a_damaged_store_is_refused_before_there_is_a_run(store: Path, tmp_path: Path) -> None:
+    copied = shutil.copytree(store, tmp_path / "store")
+    file = copied / "train" / "tokens.bin"
+    content = bytearray(file.read_bytes())
+    content[100] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"train/tokens\.bin is damaged: its SHA-256"):
+        pretrain(TINY, copied, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    opened = TokenStore.open(store)
+    size = sum(entry["bytes"] for entry in opened.manifest["files"].values())
+    assert opened.verify(at_most=size) == []
+    assert opened.verify(at_most=size - 1) == ["train/tokens.bin"]  # the largest
+
+
+def test_a_run_that_is_trained_is_not_trained_twice(store: Path, stopped: Path) -> None:
+    with Run.open(stopped).lock(), pytest.raises(ValueError, match="another process trains it"):
+        pretrain(TINY, store, stopped, resume=True)
+    assert pretrain(TINY, store, stopped, resume=True) == 0
+
+
+def test_resuming_with_another_option_names_it(store: Path, unbroken: Path) -> None:
+    with pytest.raises(ValueError, match=r"schedule\.lr is 0\.002, but the run .* with 0\.001"):
+        pretrain(
+            replace(TINY, schedule=replace(TINY.schedule, lr=2e-3)), store, unbroken, resume=True
+        )
+
+
+def test_resuming_on_another_store_is_refused(
+    store: Path, unbroken: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = TokenStore.open(store)
+    opened.manifest["files"]["train/tokens.bin"]["sha256"] = "0" * 64
+    with pytest.raises(ValueError, match="is not the one"):
+        reopen(TINY, opened, Run.open(unbroken))
+
+
+def test_a_resumed_run_keeps_the_micro_batches_that_it_began_with(
+    store: Path, unbroken: Path
+) -> None:
+    facts = json.loads((unbroken / "run.json").read_text())
+    (unbroken / "run.json").write_text(json.dumps({**facts, "micro_batches": [1, 1, 1, 1]}))
+    job, _ = reopen(TINY, TokenStore.open(store), Run.open(unbroken))
+    (unbroken / "run.json").write_text(json.dumps(facts))
+    assert facts["micro_batches"] == [2, 2, 2, 2]
+    assert job.micro_batches == (1, 1, 1, 1)
