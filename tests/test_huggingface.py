@@ -182,7 +182,7 @@ def test_an_exported_model_reaches_the_loss_that_its_run_recorded(
         schedule=Schedule(lr=1e-2, warmup_steps=2),
     )
     assert pretrain(config, store, tmp_path / "run") == 0
-    recorded = [m for m in Run.open(tmp_path / "run").metrics() if m["kind"] == "heldout"]
+    recorded = Run.open(tmp_path / "run").heldout()
     assert [(m["step"], m["depth"]) for m in recorded] == [(2, 1), (4, 2), (6, 2)]
     batches = Job.prepare(config, TokenStore.open(store)).heldout
     for stage, line in enumerate(recorded, 1):

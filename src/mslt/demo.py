@@ -134,9 +134,7 @@ def _advance(loop: Iterator[Done], to: int) -> Done:
 
 def verdict(runs: dict[str, Run]) -> str:
     """What the demo has shown, in two lines."""
-    ends = {
-        name: [m for m in run.metrics() if m["kind"] == "heldout"][-1] for name, run in runs.items()
-    }
+    ends = {name: run.heldout()[-1] for name, run in runs.items()}
     whole, mslt = ends["whole"], ends["mslt"]
     baseline = runs["whole"].facts()["baseline_mlm_loss"]
     share = mslt["seconds"] / whole["seconds"]

@@ -258,6 +258,7 @@ def reopen(config: Config, store: TokenStore, run: Run) -> tuple[Job, State]:
     run.metrics()  # refuses a damaged file before anything is set aside
     state = run.latest() or job.first_state()
     run.rewind(state.step)
-    run.go_on(job.config, state.step, job.world.device)
+    if state.step < job.plan.steps:
+        run.go_on(job.config, state.step, job.world.device)
     state.model.to(job.world.device)
     return job, state
