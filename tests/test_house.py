@@ -16,6 +16,7 @@ SOURCE = ROOT / "src" / "mslt"
 ROWS = (
     ("files", "schedule", "plan", "world", "config", "layout", "options", "recipes"),
     ("data",),
+    ("initial",),
     ("model", "optim"),
     ("growth", "objective", "checkpoint"),
     ("trainer", "run"),

@@ -10,7 +10,8 @@ from tiny_run import TINY
 from mslt.config import Config
 from mslt.data.store import TokenStore
 from mslt.data.tokenizer import read_vocabulary
-from mslt.job import Job, fitting_micro_batch, hidden_only, unigram_loss
+from mslt.job import Job, fitting_micro_batch, hidden_only, log_frequencies, unigram_loss
+from mslt.trainer import Trainer
 
 
 @pytest.mark.parametrize(
@@ -35,7 +36,9 @@ def test_the_unigram_loss_is_that_of_counting(store: Path) -> None:
                 if weight:
                     total -= float(torch.log(torch.tensor(counts[piece] / counts.sum())))
                     number += 1
-    assert unigram_loss(opened.unigrams, job.heldout) == pytest.approx(total / number, rel=1e-5)
+    assert unigram_loss(log_frequencies(opened.unigrams), job.heldout) == pytest.approx(
+        total / number, rel=1e-5
+    )
 
 
 def test_the_held_out_predictions_are_those_of_hidden_tokens(store: Path) -> None:
@@ -47,4 +50,13 @@ def test_the_held_out_predictions_are_those_of_hidden_tokens(store: Path) -> Non
     assert (batch.input_ids[rows, batch.masked_positions[rows, slots]] == mask).all()
     nothing = hidden_only(replace(batch, input_ids=batch.input_ids * 0), mask)
     with pytest.raises(ValueError, match=r"no token is hidden .*: raise eval_batches"):
-        unigram_loss(opened.unigrams, [nothing])
+        unigram_loss(log_frequencies(opened.unigrams), [nothing])
+
+
+def test_the_local_start_begins_at_the_loss_of_the_tokens_own_frequencies(store: Path) -> None:
+    opened = TokenStore.open(store)
+    model = replace(TINY.model, initializer="local")
+    job = Job.prepare(replace(TINY, model=model), opened)
+    state = job.first_state()
+    trainer = Trainer(state.model, job.settings(0), {}, job.world)
+    assert trainer.evaluate(job.heldout)["mlm_loss"] == pytest.approx(job.baseline, abs=0.3)

@@ -34,6 +34,9 @@ class ModelConfig:
         max_position_embeddings: longest sequence.
         hidden_dropout_prob: dropout on the outputs of embeddings, attention and feed-forward.
         attention_probs_dropout_prob: dropout on the attention weights.
+        initializer: normal is Devlin et al.'s truncated normal; local lets each head begin by
+            looking at a neighbour, and the output bias at the tokens' own frequencies, so that
+            small models learn context from the start (see `mslt.initial`).
         initializer_range: standard deviation of the initial weights.
         layer_norm_eps: added to the variance in LayerNorm.
     """
@@ -46,6 +49,7 @@ class ModelConfig:
     max_position_embeddings: int = 512
     hidden_dropout_prob: float = 0.1
     attention_probs_dropout_prob: float = 0.1
+    initializer: Literal["normal", "local"] = "normal"
     initializer_range: float = 0.02
     layer_norm_eps: float = 1e-12
 
@@ -67,6 +71,10 @@ class ModelConfig:
                 f"model.num_attention_heads must divide model.hidden_size: "
                 f"{self.num_attention_heads} does not divide {self.hidden_size}"
             )
+        if self.initializer not in ("normal", "local"):
+            raise ValueError(f"model.initializer must be normal or local, not {self.initializer!r}")
+        if self.initializer == "local" and self.hidden_size % 2:
+            raise ValueError("model.initializer local needs an even model.hidden_size")
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"model.{name} must be in [0, 1), not {getattr(self, name)}")

@@ -29,7 +29,7 @@ from mslt.trainer import Trainer
 BLOCKS = 10  # of each plan, taken in turn, so that both see the same drifts of the machine
 PROBE_STEPS = 6
 SECONDS = 160.0  # of training, for both plans together, unless the machine is too slow for ...
-FEWEST_STEPS = 1500  # ... these, which a deep model takes to leave the loss of token frequencies
+FEWEST_STEPS = 900  # ... these, which a deep model takes to leave the loss of token frequencies
 MOST_STEPS = 4000
 SENTENCES = (
     "returns a list [MASK] strings .",

@@ -111,7 +111,7 @@ def config_to_hf(config: ModelConfig, depth: int, pad_token_id: int = 0) -> dict
     return {
         "architectures": ["BertForPreTraining"],
         "model_type": "bert",
-        **asdict(config),
+        **{key: value for key, value in asdict(config).items() if key != "initializer"},
         "num_hidden_layers": depth,
         "hidden_act": "gelu",
         "type_vocab_size": 2,

@@ -34,6 +34,7 @@ class Job:
         heldout: batches that every evaluation uses.
         baseline: loss on their masked tokens, in nats, of knowing only how often each piece occurs.
         micro_batches: sequences that go through the model at once, in each stage.
+        frequencies: log of each piece's share of the training text, counts smoothed by one [V].
     """
 
     config: Config
@@ -44,6 +45,7 @@ class Job:
     heldout: list[Batch]
     baseline: float
     micro_batches: tuple[int, ...]
+    frequencies: np.ndarray
 
     @classmethod
     def prepare(
@@ -74,6 +76,7 @@ class Job:
             hidden_only(measured.batch(i, seq_len), vocabulary.mask)
             for i in range(config.eval_batches)
         ]
+        frequencies = log_frequencies(store.unigrams)
         return cls(
             config=config,
             plan=plan,
@@ -81,7 +84,8 @@ class Job:
             precision=began["precision"] if began else pick_precision(config.precision, device),
             instances=instances,
             heldout=heldout,
-            baseline=unigram_loss(store.unigrams, heldout),
+            baseline=unigram_loss(frequencies, heldout),
+            frequencies=frequencies,
             micro_batches=tuple(
                 began["micro_batches"]
                 if began
@@ -103,6 +107,9 @@ class Job:
         """Step 0: the first stage's model with random weights."""
         depth = self.plan.stages[0].depth
         model = Encoder(self.config.model, depth, seed=self.config.seed)
+        if self.config.model.initializer == "local":
+            # Adam takes a thousand steps to carry a bias from 0 to the rarest token's -10.
+            model.head.bias.data = torch.from_numpy(self.frequencies).float()
         return State(step=0, model=model.to(self.world.device))
 
     def facts(self, store: TokenStore) -> dict[str, Any]:
@@ -122,20 +129,26 @@ class Job:
         }
 
 
-def unigram_loss(unigrams: np.ndarray, batches: list[Batch]) -> float:
+def log_frequencies(unigrams: np.ndarray) -> np.ndarray:
+    """Log of each piece's share of all, counts smoothed by one [V]."""
+    counts = unigrams.astype(np.float64) + 1
+    return np.log(counts / counts.sum())
+
+
+def unigram_loss(frequencies: np.ndarray, batches: list[Batch]) -> float:
     """Cross-entropy in nats of predicting each masked token by how often it occurs in train.
 
-    What a model reaches that has learned nothing about context. Counts are smoothed by one.
+    What a model reaches that has learned nothing about context.
 
     Raises:
         ValueError: the batches predict nothing.
     """
-    counts = unigrams.astype(np.float64) + 1
-    nats = -np.log(counts / counts.sum())
     number = sum(float(b.masked_weights.sum()) for b in batches)
     if not number:
         raise ValueError("no token is hidden in the held-out batches: raise eval_batches")
-    return sum(float((nats[b.masked_ids] * b.masked_weights).sum()) for b in batches) / number
+    return (
+        -sum(float((frequencies[b.masked_ids] * b.masked_weights).sum()) for b in batches) / number
+    )
 
 
 def hidden_only(batch: Batch, mask_id: int) -> Batch:

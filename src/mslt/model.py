@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mslt import initial
 from mslt.config import ModelConfig
 
 
@@ -157,6 +158,18 @@ class Encoder(nn.Module):
                 )
             if isinstance(module, nn.Linear):
                 nn.init.zeros_(module.bias)
+        if self.config.initializer == "local":
+            self._look_at_neighbours(std, generator)
+
+    @torch.no_grad()
+    def _look_at_neighbours(self, std: float, generator: torch.Generator) -> None:
+        position_LD = self.embeddings.position.weight
+        length, width = position_LD.shape
+        position_LD.copy_(initial.positions(length, width, std))
+        heads = self.config.num_attention_heads
+        for name, weight in self.blocks.named_parameters():
+            if name.endswith("qkv.weight"):
+                weight[: 2 * width] = initial.local_queries_and_keys(width, heads, generator)
 
     def hidden(
         self,
