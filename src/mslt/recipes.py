@@ -165,7 +165,7 @@ def bert_small_mslt() -> Config:
 
 def _demo(method: str, shares: list[float] | None = None) -> Config:
     """Small enough for two runs in minutes on two cores without bf16; see `mslt.demo`."""
-    config = _for_one_cpu(method, 64, 32, 1.5e-3)
+    config = _for_one_cpu(method, 64, 32, 8e-4)
     return replace(
         config,
         steps=1000,
@@ -187,4 +187,4 @@ def demo_mslt() -> Config:
 
     The embeddings learn in the first stage alone before the retraining, and need the time.
     """
-    return _demo("mslt", shares=[45, 10, 10, 10, 25])
+    return _demo("mslt", shares=[50, 10, 10, 10, 20])
