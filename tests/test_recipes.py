@@ -85,6 +85,9 @@ def test_a_small_recipe_differs_from_its_siblings_by_its_plan_alone(name):
     ours, whole = RECIPES[name]().to_dict(), RECIPES[f"{size}_whole"]().to_dict()
     assert ours["plan"].pop("method") == method
     assert whole["plan"].pop("method") == "whole"
+    shares = {"demo_mslt": [50.0, 10.0, 10.0, 10.0, 20.0]}.get(name)
+    assert ours["plan"].pop("shares") == shares
+    assert whole["plan"].pop("shares") is None
     assert ours == whole
 
 

@@ -187,4 +187,4 @@ def demo_mslt() -> Config:
 
     The embeddings learn in the first stage alone before the retraining, and need the time.
     """
-    return _demo("mslt", shares=[50, 10, 10, 10, 20])
+    return _demo("mslt", shares=[50.0, 10.0, 10.0, 10.0, 20.0])
