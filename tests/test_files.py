@@ -112,3 +112,13 @@ def test_a_killed_process_lets_go_of_its_lock(tmp_path):
         (folder / "whole").touch()
     assert os.listdir(tmp_path) == ["store"]
     assert os.listdir(path) == ["whole"]
+
+
+def test_what_a_kill_between_the_two_names_left_is_not_lost(tmp_path):
+    path = tmp_path / "store"
+    with appearing(path) as folder:
+        (folder / "file").write_text("old")
+    path.rename(tmp_path / ".store.old")
+    with pytest.raises(KeyboardInterrupt), appearing(path, replace=True):
+        raise KeyboardInterrupt
+    assert (path / "file").read_text() == "old"

@@ -32,6 +32,8 @@ def appearing(path: Path, *, replace: bool = False) -> Iterator[Path]:
         if not replace:
             refuse_standing(path)  # again: a process that held the lock may have made it
         clear(folder)  # what a kill in the middle left
+        if before.exists() and not path.exists():
+            before.rename(path)  # a kill came between the two names
         shutil.rmtree(before, ignore_errors=True)
         try:
             yield folder
