@@ -74,8 +74,8 @@ def affordable_steps(store: TokenStore, seconds: float | None) -> int:
     MSLT is taken to cost 0.55 of it. Where other work keeps the cores busy, threads that wait for
     each other at every operation are slower than one alone, so the faster number is kept.
     """
-    most = torch.get_num_threads()
-    each = {threads: step_seconds(store, threads) for threads in sorted({1, most})}
+    job, most = Job.prepare(demo_whole(), store), torch.get_num_threads()
+    each = {threads: step_seconds(job, threads) for threads in sorted({1, most})}
     threads = min(each, key=lambda count: each[count])
     torch.set_num_threads(threads)
     if seconds is not None:
@@ -84,10 +84,9 @@ def affordable_steps(store: TokenStore, seconds: float | None) -> int:
     return max(FEWEST_STEPS, min(MOST_STEPS, fit // 100 * 100))
 
 
-def step_seconds(store: TokenStore, threads: int) -> float:
+def step_seconds(job: Job, threads: int) -> float:
     """Median time of a step of the whole model, on one that is thrown away."""
     torch.set_num_threads(threads)
-    job = Job.prepare(demo_whole(), store)
     stage = job.plan.stages[0]
     model = Encoder(job.config.model).to(job.world.device)
     trainer = Trainer(model, job.settings(0), {}, job.world)
@@ -116,20 +115,18 @@ def side_by_side(
     for block in range(1, BLOCKS + 1):
         line = []
         for name, loop in loops.items():
-            progress = _advance(loop, steps * block // BLOCKS)
+            done = _advance(loop, steps * block // BLOCKS)
             heldout = runs[name].heldout()[-1]
-            line.append(f"{name} {heldout['mlm_loss']:.3f} in {progress.clock.seconds:5.1f} s")
+            line.append(f"{name} {heldout['mlm_loss']:.3f} in {done.clock.seconds:5.1f} s")
         print(f"  step {steps * block // BLOCKS:5,}/{steps:,}: " + ", ".join(line), flush=True)
-    for loop in loops.values():
-        next(loop, None)  # lets the last step's saving finish
     return runs
 
 
 def _advance(loop: Iterator[Done], to: int) -> Done:
-    progress = next(loop)
-    while progress.step < to:
-        progress = next(loop)
-    return progress
+    done = next(loop)
+    while done.step < to:
+        done = next(loop)
+    return done
 
 
 def verdict(runs: dict[str, Run]) -> str:

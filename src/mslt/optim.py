@@ -78,6 +78,7 @@ class Optimizer:
         self.grads, self.mean, self.square = (torch.zeros_like(self.weights) for _ in range(3))
         self._spans: dict[str, tuple[slice, torch.Size]] = {}
         self._groups: list[_Group] = []
+        self._group_of: dict[str, _Group] = {}
         start = 0
         for name in self.names:
             parameter = parameters[name]
@@ -118,6 +119,7 @@ class Optimizer:
                 slice(offset + i * length, offset + (i + 1) * length) for i in range(parts)
             ]
         group.span = slice(group.span.start, span.stop)
+        self._group_of[name] = group
 
     @torch.no_grad()
     def update(self, lr: float) -> Tensor:
@@ -163,12 +165,11 @@ class Optimizer:
 
     def moments(self) -> Moments:
         """The moments by parameter name, as views of the buffers."""
-        updates = {}
-        for group in self._groups:
-            for name in self.names:
-                if group.span.start <= self._spans[name][0].start < group.span.stop:
-                    updates[name] = group.updates
         return {
-            name: Moment(self.mean[span].view(shape), self.square[span].view(shape), updates[name])
+            name: Moment(
+                self.mean[span].view(shape),
+                self.square[span].view(shape),
+                self._group_of[name].updates,
+            )
             for name, (span, shape) in self._spans.items()
         }
