@@ -7,10 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from made_up_run import end_stages, new_run
 
 from mslt.config import ModelConfig
 from mslt.data.instances import Batch
 from mslt.data.prepare import PrepareConfig, prepare
+from mslt.huggingface import export
+from mslt.run import Run
 
 torch.set_num_threads(1)  # tests run side by side
 
@@ -75,3 +78,17 @@ def random_batch() -> Callable[..., Batch]:
         )
 
     return batch
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A made-up run whose three stages have ended."""
+    run = new_run(tmp_path_factory.mktemp("finished") / "run")
+    end_stages(run, 3)
+    return run
+
+
+@pytest.fixture(scope="module")
+def exported(finished: Run) -> Path:
+    """That run, exported for Hugging Face."""
+    return export(finished.path, finished.path.parent / "exported")

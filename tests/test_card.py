@@ -5,27 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 import yaml
-from made_up_run import CONFIG, PIECES, card_of, end_stages, new_run, trained_model
+from made_up_run import CONFIG, PIECES, card_of, new_run, trained_model
 from transformers import AutoModelForPreTraining
 
 from mslt.config import InstanceConfig
 from mslt.huggingface import export
 from mslt.run import Run
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    run = new_run(tmp_path_factory.mktemp("finished") / "run")
-    end_stages(run, 3)
-    return run
-
-
-@pytest.fixture(scope="module")
-def exported(finished: Run) -> Path:
-    return export(finished.path, finished.path.parent / "exported")
 
 
 def test_the_card_says_what_was_done_and_how_well(exported: Path) -> None:

@@ -35,18 +35,6 @@ from mslt.run import Run
 from mslt.schedule import Schedule
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    run = new_run(tmp_path_factory.mktemp("finished") / "run")
-    end_stages(run, 3)
-    return run
-
-
-@pytest.fixture(scope="module")
-def exported(finished: Run) -> Path:
-    return export(finished.path, finished.path.parent / "exported")
-
-
 def logits_of_ours(model: Encoder, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     model.eval()
     with torch.no_grad():
