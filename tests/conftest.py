@@ -75,6 +75,7 @@ def random_batch() -> Callable[..., Batch]:
             masked_ids=draw.integers(5, 40, (sequences, slots)) * used,
             masked_weights=used.astype(np.float32),
             pair_labels=draw.integers(0, 2, sequences),
+            ids=np.arange(sequences),
         )
 
     return batch

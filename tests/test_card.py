@@ -68,7 +68,7 @@ def test_the_card_of_a_stage_knows_nothing_of_later_ones(finished: Run, tmp_path
 
 
 def test_the_card_admits_what_was_not_learned(tmp_path: Path) -> None:
-    instances = InstanceConfig(pair="none", whole_word=True)
+    instances = InstanceConfig(pair="none", whole_word=True, dupe_factor=3)
     plan = replace(CONFIG.plan, k=None, retrain=None, method="whole", seq_len=40)
     config = replace(CONFIG, instances=instances, plan=plan)
     run = new_run(tmp_path / "run", config)
@@ -81,3 +81,4 @@ def test_the_card_admits_what_was_not_learned(tmp_path: Path) -> None:
     assert "| sentence pairs | 0." not in card
     assert "truncation=True" not in card
     assert "whole words" in card
+    assert "| instances | the same again after 3 epochs |" in card

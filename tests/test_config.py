@@ -27,6 +27,7 @@ WRONG = [
     *[(InstanceConfig, "instances.", "pair", v) for v in ("rtd", "")],
     *[(InstanceConfig, "instances.", "short_prob", v) for v in (-0.1, 1.1, UNKNOWN)],
     *[(InstanceConfig, "instances.", "mask_prob", v) for v in (0.0, 1.0, UNKNOWN)],
+    *[(InstanceConfig, "instances.", "dupe_factor", v) for v in (-1,)],
     *[(OptimizerConfig, "optimizer.", "name", v) for v in ("sgd", "LAMB")],
     *[(OptimizerConfig, "optimizer.", "weight_decay", v) for v in (-0.01, UNKNOWN, INFINITE)],
     *[(OptimizerConfig, "optimizer.", "beta1", v) for v in (-0.1, 1.0, UNKNOWN)],
@@ -163,7 +164,7 @@ UNUSUAL = Config(
     plan=PlanConfig("mslt", 3, None, [1 / 3, 2, 3, 1e-3 + 5], 24, 0.125, 48),
     schedule=Schedule(1 / 3, 11, "wsd", 1 / 7, True),
     optimizer=OptimizerConfig("adamw", 0.1, 0.8, 0.95, 1e-9, 0.0, "copied", "fresh"),
-    instances=InstanceConfig("sop", 0.5, 0.3, True),
+    instances=InstanceConfig("sop", 0.5, 0.3, True, 7),
 )
 
 

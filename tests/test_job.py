@@ -53,6 +53,18 @@ def test_the_held_out_predictions_are_those_of_hidden_tokens(store: Path) -> Non
         unigram_loss(log_frequencies(opened.unigrams), [nothing])
 
 
+def test_training_instances_repeat_and_held_out_ones_do_not(store: Path) -> None:
+    repeating = replace(TINY, eval_batches=40, instances=replace(TINY.instances, dupe_factor=1))
+    once, again = (
+        Job.prepare(config, TokenStore.open(store))
+        for config in (replace(TINY, eval_batches=40), repeating)
+    )
+    assert again.instances.period(32) < 200
+    assert len({batch.input_ids.tobytes() for batch in again.heldout}) == 40
+    for one, two in zip(once.heldout, again.heldout):
+        assert (one.input_ids == two.input_ids).all()
+
+
 def test_the_local_start_begins_at_the_loss_of_the_tokens_own_frequencies(store: Path) -> None:
     opened = TokenStore.open(store)
     model = replace(TINY.model, initializer="local")

@@ -246,6 +246,7 @@ def _settings(model: Described) -> str:
     betas = f"beta {optimizer.beta1:g} and {optimizer.beta2:g}"
     clipping = f"gradients clipped to norm {optimizer.clip_norm:g}" if optimizer.clip_norm else ""
     words = "whole words" if instances.whole_word else "pieces"
+    again = f"the same again after {instances.dupe_factor} epochs"
     processor = f"{hardware['processor']}, {hardware['cores']} cores, {hardware['threads']} threads"
     rows = [
         ["sequences per step", f"{config.batch_size:,}"],
@@ -256,6 +257,7 @@ def _settings(model: Described) -> str:
         ["dropout", "{:g}, of attention {:g}".format(*dropout)],
         ["masking", f"{instances.mask_prob:.0%} of the tokens, {words}"],
         ["sentence pairs", _PAIRS[instances.pair]],
+        ["instances", again if instances.dupe_factor else "new ones in every epoch"],
         ["seed", f"{config.seed}"],
         ["precision", model.facts["precision"]],
         ["hardware", hardware["gpu"] if model.facts["device"].startswith("cuda") else processor],

@@ -120,12 +120,15 @@ class InstanceConfig:
         mask_prob: share of the tokens that are predicted. The most per instance is this share of
             the sequence length, rounded up: 20 at 128, 77 at 512.
         whole_word: mask all pieces of a word together.
+        dupe_factor: epochs after which the same instances come again, in whole batches with the
+            same segments and masks. 0 makes new ones in every epoch.
     """
 
     pair: Literal["nsp", "sop", "none"] = "nsp"
     short_prob: float = 0.1
     mask_prob: float = 0.15
     whole_word: bool = False
+    dupe_factor: int = 0
 
     def __post_init__(self) -> None:
         _one_of("instances.pair", self.pair, "nsp", "sop", "none")
@@ -133,6 +136,8 @@ class InstanceConfig:
             raise ValueError(f"instances.short_prob must be in [0, 1], not {self.short_prob}")
         if not 0 < self.mask_prob < 1:
             raise ValueError(f"instances.mask_prob must be in (0, 1), not {self.mask_prob}")
+        if self.dupe_factor < 0:
+            raise ValueError(f"instances.dupe_factor must be 0 or more, not {self.dupe_factor}")
 
 
 @dataclass(frozen=True)

@@ -69,8 +69,10 @@ class Job:
         instances = Instances(
             store.train, config.instances, vocabulary, config.seed, config.batch_size
         )
-        # Every run is measured on the same held-out instances, whatever its own seed.
-        measured = Instances(store.heldout, config.instances, vocabulary, 0, config.batch_size)
+        # Every run is measured on the same held-out instances, whatever its own seed, and on none
+        # of them twice.
+        once = replace(config.instances, dupe_factor=0)
+        measured = Instances(store.heldout, once, vocabulary, 0, config.batch_size)
         seq_len = plan.stages[0].seq_len
         heldout = [
             hidden_only(measured.batch(i, seq_len), vocabulary.mask)

@@ -62,6 +62,30 @@ def test_an_instance_does_not_depend_on_the_batch_size():
     )
 
 
+@pytest.mark.parametrize("dupe_factor", [1, 3])
+@pytest.mark.parametrize("seq_len", [32, 128])
+def test_batches_come_again_after_whole_steps(dupe_factor, seq_len):
+    made = instances(dupe_factor=dupe_factor)
+    period, epoch = made.period(seq_len), made.epoch_instances(seq_len)
+    assert 0 <= period * 16 - dupe_factor * epoch < 16
+    for step in (0, 2, period - 1):
+        for later in (period, 5 * period):
+            assert_equal(made.batch(step, seq_len), made.batch(step + later, seq_len))
+    assert_equal(made.batch(2, seq_len), instances().batch(2, seq_len))
+    numbers = np.concatenate([made.batch(step, seq_len).ids for step in range(period)])
+    assert np.array_equal(numbers, np.arange(16 * period))
+    part = made.batch(period + 1, seq_len, slice(4, 8))
+    assert_equal(part, made.batch(1, seq_len)[4:8])
+
+
+def test_instances_that_never_repeat_have_no_period():
+    made = instances()
+    assert made.period(64) == 0
+    count = made.epoch_instances(64)
+    far = made.batch(10 * count, 64)
+    assert (far.ids >= 100 * count).all()
+
+
 def test_other_seeds_give_other_instances():
     one, two = (instances(seed=seed).batch(0, 64) for seed in (0, 1))
     assert (one.input_ids != two.input_ids).any(axis=1).all()

@@ -32,6 +32,7 @@ class Batch:
         masked_weights: 1, and 0 in slots without use: float32 [B, M].
         pair_labels: 0 where B follows A, 1 where it is random or swapped: int64 [B]. All 0 where
             there is no B.
+        ids: number of each instance; two of one number and length are the same: int64 [B].
     """
 
     input_ids: np.ndarray
@@ -41,6 +42,7 @@ class Batch:
     masked_ids: np.ndarray
     masked_weights: np.ndarray
     pair_labels: np.ndarray
+    ids: np.ndarray
 
     def __getitem__(self, rows: slice) -> "Batch":
         return Batch(*(getattr(self, f.name)[rows] for f in fields(self)))
@@ -51,8 +53,9 @@ class Instances:
 
     An epoch cuts the corpus into as many equal slots as it takes instances to fill its tokens, and
     visits them in an order of its own. The token in each slot where an instance is anchored, its
-    segments and its masks are other ones in each epoch. Nothing is remembered between calls, so
-    that any process may make any part of any batch.
+    segments and its masks are other ones in each epoch, or in each of `dupe_factor` epochs, after
+    which the same batches come again. Nothing is remembered between calls, so that any process may
+    make any part of any batch.
 
     Args:
         split: the tokens; every sentence has a token and every document a sentence.
@@ -93,11 +96,14 @@ class Instances:
         """The instances of a step, or those of its rows that are wanted.
 
         Instance `batch_size * step + row` is the same one whatever the batch size and the rows.
+        Where the instances repeat, `step` counts from the last repetition on.
 
         Raises:
             ValueError: seq_len is too short for two segments.
         """
         room = self._room(seq_len)
+        if period := self.period(seq_len):
+            step %= period
         number = self.batch_size * step + np.arange(self.batch_size)[rows]
         keys = bits(self._instance_key, number)
         segments = pairs.segments(
@@ -125,7 +131,15 @@ class Instances:
             masked_ids=masked.ids,
             masked_weights=masked.weights,
             pair_labels=segments.labels,
+            ids=number,
         )
+
+    def period(self, seq_len: int) -> int:
+        """Steps after which the batches of a length come again; 0 where they never do.
+
+        `dupe_factor` epochs, rounded up to whole steps, so that a batch comes again as it was.
+        """
+        return ceil(self.config.dupe_factor * self.epoch_instances(seq_len) / self.batch_size)
 
     def epoch(self, step: int, seq_len: int) -> float:
         """How many times the corpus has been seen before a step, if all have had this length."""
