@@ -121,14 +121,26 @@ class Optimizer:
         group.span = slice(group.span.start, span.stop)
         self._group_of[name] = group
 
+    def norm(self) -> Tensor:
+        """The accumulated gradients' norm over all tensors, a scalar on the device."""
+        return torch.linalg.vector_norm(self.grads)
+
+    def drop(self) -> None:
+        """Forget the accumulated gradients: weights, moments and counts stay as they are."""
+        self.grads.zero_()
+
     @torch.no_grad()
-    def update(self, lr: float) -> Tensor:
+    def update(self, lr: float, norm: Tensor | None = None) -> Tensor:
         """One step along the accumulated gradients, which are then zero again.
+
+        Args:
+            lr: the learning rate.
+            norm: the gradients' own, where it is known already.
 
         Returns:
             The gradients' norm before clipping, a scalar on the device.
         """
-        norm = torch.linalg.vector_norm(self.grads)
+        norm = self.norm() if norm is None else norm
         if self.config.clip_norm:
             self.grads.mul_((self.config.clip_norm / (norm + 1e-6)).clamp(max=1.0))
         for group in self._groups:

@@ -6,6 +6,7 @@ gradient is a sum of hundreds of terms.
 """
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -66,13 +67,21 @@ class Trainer:
         # Tensors that compute in bf16, beside the fp32 weights that they stand for.
         self._cast = [(halves[n], p) for n, p in parameters.items() if halves[n] is not p]
 
-    def step(self, step: int, batch: Batch, lr: float) -> dict[str, Tensor]:
+    def step(
+        self,
+        step: int,
+        batch: Batch,
+        lr: float,
+        accept: Callable[[dict[str, float]], bool] | None = None,
+    ) -> dict[str, Tensor]:
         """Train on one global batch.
 
         Args:
             step: the optimisation step, which seeds the dropout.
             batch: all sequences of the step.
             lr: the learning rate.
+            accept: asked with what is returned before anything moves. Where it says no, weights,
+                moments and their counts stay bit for bit as they were.
 
         Returns:
             Scalars on the device: `mlm_loss` and `pair_loss`, the means over the batch in nats,
@@ -96,10 +105,17 @@ class Trainer:
             self._collect()
             mlm_sum += mlm.detach()
             pair_sum += pair.detach()
-        norm = self.optimizer.update(lr)
-        self._spread()
+        norm = self.optimizer.norm()
         metrics = {"mlm_loss": mlm_sum / masked, "grad_norm": norm}
-        return metrics | ({"pair_loss": pair_sum / sequences} if self.settings.pair else {})
+        if self.settings.pair:
+            metrics["pair_loss"] = pair_sum / sequences
+        # The one place that decides: with several processes, theirs must agree here.
+        if accept is None or accept({name: float(value) for name, value in metrics.items()}):
+            self.optimizer.update(lr, norm)
+            self._spread()
+        else:
+            self.optimizer.drop()
+        return metrics
 
     @torch.no_grad()
     def _collect(self) -> None:
