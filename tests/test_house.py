@@ -14,7 +14,7 @@ SOURCE = ROOT / "src" / "mslt"
 
 # A module may import from its own row and from the rows above it. A name covers what is in it.
 ROWS = (
-    ("files", "schedule", "plan", "world", "config", "layout", "options", "recipes"),
+    ("files", "schedule", "plan", "world", "config", "layout", "options", "recipes", "records"),
     ("data",),
     ("initial",),
     ("model", "optim"),
