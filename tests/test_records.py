@@ -174,9 +174,10 @@ def test_a_kill_between_any_two_writes_costs_one_record(
 
     filled(tmp_path, 3)
     monkeypatch.setattr(os, "pwrite", torn)
-    with pytest.raises(KeyboardInterrupt), opened(tmp_path, 1.0) as kept:
+    with opened(tmp_path, 1.0) as kept:
         kept.shape(3, SIZE)
-        kept.write(1, OTHER, content(1)[::-1].copy())
+        with pytest.raises(KeyboardInterrupt):
+            kept.write(1, OTHER, content(1)[::-1].copy())
     monkeypatch.undo()
     with opened(tmp_path, 1.0) as kept:
         kept.shape(3, SIZE)

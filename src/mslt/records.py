@@ -170,4 +170,5 @@ def opened(folder: Path, gigabytes: float, say: Callable[[str], None] = print) -
         for name in ("prefix-records.bin", "prefix-marks.bin"):
             files.append(os.open(folder / name, os.O_RDWR | os.O_CREAT, 0o666))
             stack.callback(os.close, files[-1])
-        yield Records(*files, round(gigabytes * 1e9), say)
+        records, marks = files
+        yield Records(records, marks, round(gigabytes * 1e9), say)
