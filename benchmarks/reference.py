@@ -1,0 +1,198 @@
+"""The reference: Hugging Face's BertForPreTraining in the plain loop that its users write.
+
+Also the judge of parity: the same weights and the same batch must give the same loss and the same
+gradients, or no benchmark prints a ratio.
+"""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from common import LR, Setting
+from torch import Tensor
+from transformers import AutoModelForPreTraining, BertConfig
+
+from mslt.config import ModelConfig, OptimizerConfig
+from mslt.data.instances import Batch
+from mslt.growth import freeze
+from mslt.huggingface import config_to_hf, to_hf
+from mslt.model import Encoder
+from mslt.optim import decays
+from mslt.plan import Stage
+from mslt.trainer import Trainer
+
+# Without the moving mean, the first moment that a step leaves behind is the gradient itself.
+BARE = OptimizerConfig(name="adamw", beta1=0.0, clip_norm=0.0)
+
+
+class HuggingFace:
+    """Whole-model training steps of `BertForPreTraining`: AdamW (fused), clipped gradients.
+
+    Args:
+        model: whose weights it begins with, and whose shape and dropout it has.
+        optimizer: the constants, with weight decay where ours has it.
+        device: where it runs.
+        attention: `sdpa` or `eager`, as transformers calls its implementations.
+        bf16: under autocast.
+        compiled: by torch.compile.
+    """
+
+    def __init__(
+        self,
+        model: Encoder,
+        optimizer: OptimizerConfig,
+        device: str,
+        *,
+        attention: str = "sdpa",
+        bf16: bool = False,
+        compiled: bool = False,
+    ) -> None:
+        config = BertConfig(**config_to_hf(model.config, model.depth))
+        self.model = AutoModelForPreTraining.from_config(config, attn_implementation=attention)
+        load = self.model.load_state_dict(to_hf(model.state_dict()), strict=False)
+        assert not load.unexpected_keys
+        assert all(".decoder." in key for key in load.missing_keys), load.missing_keys
+        self.model.to(device).train()
+        self.device = device
+        self.autocast = torch.autocast(device.partition(":")[0], torch.bfloat16, enabled=bf16)
+        self.clip_norm = optimizer.clip_norm
+        groups: dict[bool, list[Tensor]] = {True: [], False: []}
+        for name, parameter in self.model.named_parameters():
+            groups[decays(name) and "LayerNorm" not in name].append(parameter)
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": groups[True], "weight_decay": optimizer.weight_decay},
+                {"params": groups[False], "weight_decay": 0.0},
+            ],
+            lr=LR,
+            betas=(optimizer.beta1, optimizer.beta2),
+            eps=optimizer.eps,
+            fused=True,
+        )
+        self._call = torch.compile(self.model) if compiled else self.model
+
+    def backward(self, batch: Batch) -> Tensor:
+        """Loss of a batch, its gradients accumulated."""
+        with self.autocast:
+            loss = self._call(**inputs(batch, self.device)).loss
+        loss.backward()
+        return loss
+
+    def step(self, batch: Batch) -> None:
+        """One optimisation step."""
+        self.backward(batch)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+
+def inputs(batch: Batch, device: str) -> dict[str, Tensor]:
+    """A batch as transformers wants it: a label or -100 at every position."""
+    length = batch.input_ids.shape[1]
+    labels = np.full_like(batch.input_ids, -100)
+    row, slot = np.nonzero(batch.masked_weights)
+    labels[row, batch.masked_positions[row, slot]] = batch.masked_ids[row, slot]
+    arrays = {
+        "input_ids": batch.input_ids,
+        "token_type_ids": batch.token_type_ids,
+        "attention_mask": (np.arange(length) < batch.lengths[:, None]).astype(np.int64),
+        "labels": labels,
+        "next_sentence_label": batch.pair_labels,
+    }
+    return {name: torch.from_numpy(a).to(device) for name, a in arrays.items()}
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far ours is from the reference.
+
+    Args:
+        loss: difference, relative to the reference's loss.
+        gradient: norm of the difference of a tensor's gradients, relative to the norm of the
+            reference's (or to a thousandth of the largest, if that is more); the worst tensor's.
+        worst: its name.
+        tolerance: the most that either may be.
+    """
+
+    loss: float
+    gradient: float
+    worst: str
+    tolerance: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether ratios may be printed. False where a number is not finite."""
+        return max(self.loss, self.gradient) <= self.tolerance
+
+    def __str__(self) -> str:
+        return (
+            f"loss differs by {self.loss:.1e}, gradients by at most {self.gradient:.1e} "
+            f"({self.worst}); tolerance {self.tolerance:.0e}"
+        )
+
+
+TOLERANCE = {"fp32": 1e-3, "bf16": 5e-2}
+
+
+def parity(setting: Setting, stage: Stage, batch: Batch) -> Parity:
+    """A step of ours against the reference: loss and gradients of all that learns in the stage.
+
+    Dropout is off, since no two implementations draw the same one. The weights are random in every
+    tensor, biases and LayerNorms included, so that none can stand for another. The reference runs
+    the whole model forward and backward in fp32, all rows and all logits, whatever the stage.
+    """
+    model = Encoder(without_dropout(setting.shape.model), stage.depth).to(setting.device)
+    stir(model)
+    reference = HuggingFace(model, BARE, setting.device)
+    expected_loss = reference.backward(batch).item()
+    expected = {n: p.grad for n, p in reference.model.named_parameters() if p.grad is not None}
+    del reference
+    freeze(model, stage.learns_from)
+    trainer = Trainer(model, setting.settings(BARE), {})
+    metrics = trainer.step(0, batch, lr=0.0)
+    found = to_hf({name: moment.mean for name, moment in trainer.moments().items()})
+    loss = float(metrics["mlm_loss"] + metrics["pair_loss"])
+    gradient, worst = furthest(found, expected)
+    return Parity(
+        loss=abs(loss - expected_loss) / expected_loss,
+        gradient=gradient,
+        worst=worst,
+        tolerance=TOLERANCE[setting.precision],
+    )
+
+
+def furthest(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> tuple[float, str]:
+    """The gradient that differs most, as `Parity` measures it, and its name."""
+    # The true gradient of a key's bias is zero, so what is there is rounding alone.
+    names = [name for name in found if not name.endswith("key.bias")]
+    floor = 1e-3 * max(expected[name].norm().item() for name in names)
+    errors = {
+        name: (found[name] - expected[name]).norm().item()
+        / max(expected[name].norm().item(), floor)
+        for name in names
+    }
+    worst = max(errors, key=lambda name: errors[name])
+    return errors[worst], worst
+
+
+def without_dropout(model: ModelConfig) -> ModelConfig:
+    """The same shape."""
+    return replace(model, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+
+
+@torch.no_grad()
+def stir(model: Encoder) -> None:
+    """Add noise to every parameter, always the same."""
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        noise = torch.randn(parameter.shape, generator=generator)
+        parameter += 0.02 * noise.to(parameter.device)
+
+
+def refuse_without(what: str, found: Parity) -> None:
+    """Print the parity, and exit with 1 where it does not hold."""
+    print(f"parity of {what}: {found}", flush=True)
+    if not found.holds:
+        sys.exit(f"no ratio: {what} does not compute what the reference computes")

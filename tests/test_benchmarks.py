@@ -1,0 +1,97 @@
+"""The benchmarks run, in the tiny shape, and their last line says what they promise."""
+
+import json
+
+import common
+import engine
+import pytest
+import reference
+import torch
+from common import Variant, options, setting, take_turns
+
+from mslt.model import Encoder
+from mslt.plan import Stage
+
+
+@pytest.fixture(scope="module")
+def tiny_setting() -> common.Setting:
+    return setting(options("").parse_args(["--shape", "tiny"]))
+
+
+def last_line(capsys: pytest.CaptureFixture[str]) -> dict:
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def test_engine_compares_whole_model_steps_with_hugging_face(capsys):
+    engine.main(["--shape", "tiny", "--blocks", "1", "--no_compile"])
+    result = last_line(capsys)
+    assert result["ratio_eager"] > 0
+    assert result["ratio_compiled"] is None
+    assert result["tokens_per_second"] > 0
+    assert 0 < result["mfu"] < 1
+    assert len(result["variants"]) == 5
+    assert result["hardware"]["threads"] == 1
+
+
+def test_no_ratio_is_printed_of_an_engine_that_computes_something_else(monkeypatch, capsys):
+    monkeypatch.setitem(reference.TOLERANCE, "fp32", 0.0)
+    with pytest.raises(SystemExit, match="no ratio: the whole model does not compute"):
+        engine.main(["--shape", "tiny", "--no_compile"])
+    assert "ratio_eager" not in capsys.readouterr().out
+
+
+def test_a_stage_of_ours_has_the_losses_and_gradients_of_the_plain_reference(tiny_setting):
+    data = common.batches(tiny_setting, 1)
+    for stage in (Stage(2, seq_len=32), Stage(4, 2, seq_len=32), Stage(4, 3, seq_len=32)):
+        assert reference.parity(tiny_setting, stage, data[0]).holds
+
+
+def test_the_worst_tensor_counts_and_a_key_s_bias_does_not():
+    ones = torch.ones(4)
+    expected = {"a": ones, "b": 2 * ones, "tiny": 1e-9 * ones, "key.bias": 1e-9 * ones}
+    found = {"a": 1.01 * ones, "b": 2 * ones, "tiny": 3e-9 * ones, "key.bias": ones}
+    error, worst = reference.furthest(found, expected)
+    assert worst == "a"
+    assert error == pytest.approx(0.01)
+
+
+def test_the_reference_loop_learns(tiny_setting):
+    model = Encoder(tiny_setting.shape.model)
+    loop = reference.HuggingFace(model, common.ADAMW, "cpu", attention="eager", bf16=True)
+    before = loop.model.bert.pooler.dense.weight.detach().clone()
+    loop.step(common.batches(tiny_setting, 1)[0])
+    assert not torch.equal(before, loop.model.bert.pooler.dense.weight)
+
+
+def turns(*variants: Variant, blocks: int) -> None:
+    take_turns(variants, blocks, steps=1, device="cpu")
+
+
+def test_variants_take_turns():
+    order: list[str] = []
+    turns(
+        Variant("a", lambda _: order.append("a")),
+        Variant("b", lambda _: order.append("b")),
+        blocks=2,
+    )
+    assert order == ["a", "b"] * 3  # the first time does not count
+
+
+def test_the_slower_of_rivals_is_left_out_of_later_blocks_and_says_so(monkeypatch):
+    seconds = {"fast": 1.0, "near": 1.4, "slow": 2.0, "alone": 9.0}
+    clock = [0.0]
+    monkeypatch.setattr(common.time, "perf_counter", lambda: clock[0])
+
+    def variant(name: str, rivals: str) -> Variant:
+        def step(_: int) -> None:
+            clock[0] += seconds[name]
+
+        return Variant(name, step, rivals)
+
+    fast, near, slow = (variant(name, "rivals") for name in ("fast", "near", "slow"))
+    alone = variant("alone", "")
+    turns(fast, near, slow, alone, blocks=5)
+    assert [len(v.seconds) for v in (fast, near, slow, alone)] == [5, 5, 2, 5]
+    assert slow.note == "left out after 2 blocks: 2.0x as long as others"
+    assert not slow.finished
+    assert fast.median == 1
