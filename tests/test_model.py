@@ -272,7 +272,8 @@ def test_gradients_of_learning_layers_are_those_of_a_full_backward_pass(below):
     freeze(model, below)
     part = gradients(model, lambda model: mean_loss(model, inputs))
     assert part.keys() == {name for name in full if not is_fixed(name, below)}
-    assert all(torch.equal(part[name], full[name]) for name in part)
+    # Attention takes another kernel where no gradient is wanted: equal but for rounding.
+    assert all((part[name] - full[name]).abs().max() < 1e-6 for name in part)
 
 
 def test_scores_count_what_is_right():

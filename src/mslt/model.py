@@ -13,7 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mslt import initial
+from mslt.attention import attend
 from mslt.config import ModelConfig
+from mslt.dropout import Dropout
 
 
 class Embeddings(nn.Module):
@@ -25,7 +27,7 @@ class Embeddings(nn.Module):
         self.position = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.segment = nn.Embedding(2, config.hidden_size)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(self, input_ids_BL: Tensor, segment_ids_BL: Tensor) -> Tensor:
         """[B, L, D] of the tokens and the segment (0 or 1) that each belongs to."""
@@ -43,7 +45,7 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.out = nn.Linear(config.hidden_size, config.hidden_size)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
         self.weights_dropout_prob = config.attention_probs_dropout_prob
 
     def forward(self, x_BLD: Tensor, seen_BL: Tensor | None, rows_BR: Tensor | None) -> Tensor:
@@ -57,13 +59,7 @@ class Attention(nn.Module):
             q = F.linear(residual_BRD, self.qkv.weight[:D], self.qkv.bias[:D])
             k, v = F.linear(x_BLD, self.qkv.weight[D:], self.qkv.bias[D:]).split(D, dim=-1)
         q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (q, k, v))
-        mixed_BHRK = F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=None if seen_BL is None else seen_BL[:, None, None, :],
-            dropout_p=self.weights_dropout_prob if self.training else 0.0,
-        )
+        mixed_BHRK = attend(q, k, v, seen_BL, self.weights_dropout_prob if self.training else 0.0)
         mixed_BRD = mixed_BHRK.transpose(1, 2).flatten(2)
         return self.norm(residual_BRD + self.dropout(self.out(mixed_BRD)))
 
@@ -76,7 +72,7 @@ class FeedForward(nn.Module):
         self.up = nn.Linear(config.hidden_size, config.intermediate_size)
         self.down = nn.Linear(config.intermediate_size, config.hidden_size)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(self, x_BRD: Tensor) -> Tensor:
         """[B, R, D], the same shape as it is given."""
@@ -109,9 +105,13 @@ class Head(nn.Module):
         self.pooler = nn.Linear(config.hidden_size, config.hidden_size)
         self.pair = nn.Linear(config.hidden_size, 2)
 
+    def transformed(self, x_BRD: Tensor) -> Tensor:
+        """What the output matrix is multiplied with [B, R, D]."""
+        return self.norm(F.gelu(self.transform(x_BRD)))
+
     def mlm(self, x_BRD: Tensor, token_VD: Tensor) -> Tensor:
         """Logits over the vocabulary [B, R, V]."""
-        hidden_BRD = self.norm(F.gelu(self.transform(x_BRD)))
+        hidden_BRD = self.transformed(x_BRD)
         return F.linear(hidden_BRD, token_VD.to(hidden_BRD.dtype), self.bias)
 
     def next_sentence(self, cls_BD: Tensor) -> Tensor:
@@ -171,6 +171,50 @@ class Encoder(nn.Module):
             if name.endswith("qkv.weight"):
                 weight[: 2 * width] = initial.local_queries_and_keys(width, heads, generator)
 
+    def bottom(
+        self,
+        input_ids_BL: Tensor,
+        segment_ids_BL: Tensor,
+        seen_BL: Tensor | None = None,
+        layers: int = 0,
+    ) -> Tensor:
+        """Output of the embeddings and of the lowest `layers` layers, at every row: [B, L, D].
+
+        Args:
+            input_ids_BL: token ids.
+            segment_ids_BL: 0 for the first segment, 1 for the second.
+            seen_BL: True for tokens, False for padding; None where nothing is padding.
+            layers: how many.
+        """
+        x_BLD = self.embeddings(input_ids_BL, segment_ids_BL)
+        x_BLD = x_BLD.to(self.head.transform.weight.dtype)
+        for block in self.blocks[:layers]:
+            x_BLD = block(x_BLD, seen_BL)
+        return x_BLD
+
+    def top(
+        self,
+        x_BLD: Tensor,
+        seen_BL: Tensor | None = None,
+        rows_BR: Tensor | None = None,
+        layers: int = 0,
+    ) -> Tensor:
+        """Output of the last layer: [B, R, D] at the rows asked for, else [B, L, D].
+
+        Args:
+            x_BLD: what `bottom` returned for as many `layers`, fewer than stand.
+            seen_BL: as there.
+            rows_BR: positions whose output is needed. The last layer is then computed for them
+                alone, which changes no output: a row of it depends on the others only through
+                its keys and values.
+            layers: the lowest ones, which x has passed.
+        """
+        *middle, last = self.blocks[layers:]
+        for block in middle:
+            x_BLD = block(x_BLD, seen_BL)
+        return last(x_BLD, seen_BL, rows_BR)
+
+
     def hidden(
         self,
         input_ids_BL: Tensor,
@@ -178,22 +222,8 @@ class Encoder(nn.Module):
         seen_BL: Tensor | None = None,
         rows_BR: Tensor | None = None,
     ) -> Tensor:
-        """Output of the last layer: [B, R, D] at the rows asked for, else [B, L, D].
-
-        Args:
-            input_ids_BL: token ids.
-            segment_ids_BL: 0 for the first segment, 1 for the second.
-            seen_BL: True for tokens, False for padding; None where nothing is padding.
-            rows_BR: positions whose output is needed. The last layer is then computed for them
-                alone, which changes no output: a row of it depends on the others only through
-                its keys and values.
-        """
-        x_BLD = self.embeddings(input_ids_BL, segment_ids_BL)
-        x_BLD = x_BLD.to(self.head.transform.weight.dtype)
-        *lower, last = self.blocks
-        for block in lower:
-            x_BLD = block(x_BLD, seen_BL)
-        return last(x_BLD, seen_BL, rows_BR)
+        """Output of the last layer, as `top` has it, for the tokens that `bottom` takes."""
+        return self.top(self.bottom(input_ids_BL, segment_ids_BL, seen_BL), seen_BL, rows_BR)
 
     def forward(
         self,
@@ -203,12 +233,14 @@ class Encoder(nn.Module):
         masked_BM: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Logits [B, M, V] at the masked positions, and [B, 2] of the next-sentence head."""
-        cls_B1 = torch.zeros_like(masked_BM[:, :1])
-        x_BRD = self.hidden(
-            input_ids_BL, segment_ids_BL, seen_BL, torch.cat([cls_B1, masked_BM], 1)
-        )
+        x_BRD = self.hidden(input_ids_BL, segment_ids_BL, seen_BL, with_cls(masked_BM))
         mlm_BMV = self.head.mlm(x_BRD[:, 1:], self.embeddings.token.weight)
         return mlm_BMV, self.head.next_sentence(x_BRD[:, 0])
+
+
+def with_cls(masked_BM: Tensor) -> Tensor:
+    """[B, 1 + M]: the rows that a loss reads, [CLS] and the masked ones."""
+    return torch.cat([torch.zeros_like(masked_BM[:, :1]), masked_BM], 1)
 
 
 def take_rows(x_BLD: Tensor, rows_BR: Tensor) -> Tensor:

@@ -7,7 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mslt.data.instances import Batch
-from mslt.model import Encoder
+from mslt.model import Encoder, with_cls
+
+# Logits that stand in memory at once: 64 MB of them.
+CHUNK_LOGITS = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -48,37 +51,116 @@ class Inputs:
         )
 
 
-def losses(model: Encoder, inputs: Inputs) -> tuple[Tensor, Tensor]:
+def losses(
+    model: Encoder, inputs: Inputs, x_BLD: Tensor | None = None, layers: int = 0
+) -> tuple[Tensor, Tensor]:
     """Masked-token and sentence-pair loss in nats, summed over predictions and over sequences.
 
     Sums, not means: the caller divides by the counts of the whole batch, so that how it is cut
     into micro-batches or processes changes nothing.
+
+    Args:
+        model: what is trained.
+        inputs: what it reads and should say.
+        x_BLD: what the lowest `layers` layers have made of the inputs, where that is known.
+        layers: how many those are.
     """
-    mlm_BMV, pair_B2 = _logits(model, inputs)
-    return _mlm_loss(mlm_BMV, inputs), _pair_loss(pair_B2, inputs)
+    if x_BLD is None:
+        x_BLD = model.bottom(inputs.input_ids, inputs.segment_ids, inputs.seen, layers)
+    x_BRD = model.top(x_BLD, inputs.seen, with_cls(inputs.masked_positions), layers)
+    mlm = masked_token_loss(
+        model.head.transformed(x_BRD[:, 1:]).flatten(0, 1),
+        model.embeddings.token.weight,
+        model.head.bias,
+        inputs.masked_ids.flatten(),
+        inputs.masked_weights.flatten(),
+    )
+    return mlm, _pair_loss(model.head.next_sentence(x_BRD[:, 0]), inputs)
 
 
 def scores(model: Encoder, inputs: Inputs) -> dict[str, Tensor]:
     """Sums over a batch: both losses, and how many predictions of each kind were right."""
-    mlm_BMV, pair_B2 = _logits(model, inputs)
+    mlm_BMV, pair_B2 = model(
+        inputs.input_ids, inputs.segment_ids, inputs.seen, inputs.masked_positions
+    )
     mlm_right_BM = mlm_BMV.argmax(-1) == inputs.masked_ids
+    loss_N = F.cross_entropy(
+        mlm_BMV.flatten(0, 1).float(), inputs.masked_ids.flatten(), reduction="none"
+    )
     return {
-        "mlm_loss": _mlm_loss(mlm_BMV, inputs),
+        "mlm_loss": (loss_N * inputs.masked_weights.flatten()).sum(),
         "mlm_right": (mlm_right_BM * inputs.masked_weights).sum(),
         "pair_loss": _pair_loss(pair_B2, inputs),
         "pair_right": (pair_B2.argmax(-1) == inputs.pair_labels).sum(),
     }
 
 
-def _logits(model: Encoder, inputs: Inputs) -> tuple[Tensor, Tensor]:
-    return model(inputs.input_ids, inputs.segment_ids, inputs.seen, inputs.masked_positions)
+def masked_token_loss(
+    hidden_ND: Tensor, token_VD: Tensor, bias_V: Tensor, ids_N: Tensor, weights_N: Tensor
+) -> Tensor:
+    """Weighted sum of the cross-entropies of hidden token' + bias, in nats.
+
+    Where gradients are wanted they are computed on the way, chunk by chunk, so that no more than
+    CHUNK_LOGITS logits ever stand in memory, each is read but a few times, and a fixed output
+    matrix costs no product for its gradient.
+    """
+    loss: Tensor = _MaskedTokenLoss.apply(hidden_ND, token_VD, bias_V, ids_N, weights_N)
+    return loss
 
 
-def _mlm_loss(mlm_BMV: Tensor, inputs: Inputs) -> Tensor:
-    loss_N = F.cross_entropy(
-        mlm_BMV.flatten(0, 1).float(), inputs.masked_ids.flatten().long(), reduction="none"
-    )
-    return (loss_N * inputs.masked_weights.flatten()).sum()
+class _MaskedTokenLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, hidden_ND, token_VD, bias_V, ids_N, weights_N):  # type: ignore[no-untyped-def]
+        token = token_VD.to(hidden_ND.dtype)
+        wanted = ctx.needs_input_grad
+        grads = [
+            torch.zeros_like(x, dtype=torch.float32) if wants else None
+            for x, wants in zip((hidden_ND, token_VD, bias_V), wanted)
+        ]
+        loss = hidden_ND.new_zeros((), dtype=torch.float32)
+        size = max(1, CHUNK_LOGITS // len(token_VD))
+        for start in range(0, len(ids_N), size):
+            part = slice(start, start + size)
+            hidden, ids, weights = hidden_ND[part], ids_N[part, None], weights_N[part, None]
+            logits = F.linear(hidden, token, bias_V).float()
+            log_sum = logits.logsumexp(-1, keepdim=True)
+            loss += ((log_sum - logits.gather(1, ids)) * weights).sum()
+            if any(wanted):
+                # d loss / d logits = weight (softmax - one-hot), in the logits' own memory.
+                slope = logits.sub_(log_sum).exp_().mul_(weights)
+                slope.scatter_add_(1, ids, -weights)
+                _accumulate(grads, part, slope, hidden, token)
+        ctx.save_for_backward(*grads)
+        ctx.dtypes = hidden_ND.dtype, token_VD.dtype, bias_V.dtype
+        return loss
+
+    @staticmethod
+    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+        return (
+            *(
+                None if g is None else g.mul_(grad).to(dtype)
+                for g, dtype in zip(ctx.saved_tensors, ctx.dtypes)
+            ),
+            None,
+            None,
+        )
+
+
+def _accumulate(
+    grads: list[Tensor | None], part: slice, slope: Tensor, hidden: Tensor, token: Tensor
+) -> None:
+    """Add one chunk's part to the gradients of hidden, token and bias that are wanted."""
+    grad_hidden, grad_token, grad_bias = grads
+    if grad_bias is not None:
+        grad_bias += slope.sum(0)
+    slope = slope.to(hidden.dtype)
+    if grad_hidden is not None:
+        grad_hidden[part] = slope @ token
+    if grad_token is not None:
+        if hidden.dtype == grad_token.dtype:
+            grad_token.addmm_(slope.T, hidden)
+        else:
+            grad_token += slope.T @ hidden
 
 
 def _pair_loss(pair_B2: Tensor, inputs: Inputs) -> Tensor:
