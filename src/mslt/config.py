@@ -192,6 +192,11 @@ class Config:
         seed: of the initial weights, the instances, the masks and the dropout.
         device: auto (a GPU where there is one), cpu, cuda or cuda:N.
         precision: auto takes bf16 where the device is fast at it, fp32 elsewhere.
+        prefix: how the forward-only layers of a stage compute. exact is the arithmetic of the
+            learning layers, dropout included. fast leaves dropout out and takes the fastest of
+            fp32, bf16 and int8 on the device; each may be asked for by name.
+        recompute: keep only the input of each learning layer and compute the layer again in the
+            backward pass: less memory, for a third more work.
         eval_every: steps between held-out evaluations, which also happen at every stage's end.
             0 evaluates at the stages' ends alone.
         eval_batches: batches of held-out text per evaluation.
@@ -212,6 +217,8 @@ class Config:
     seed: int = 0
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    prefix: Literal["exact", "fast", "fp32", "bf16", "int8"] = "exact"
+    recompute: bool = False
     eval_every: int = 10_000
     eval_batches: int = 8
     save_every: int = 5_000
@@ -226,6 +233,7 @@ class Config:
 
     def __post_init__(self) -> None:
         _one_of("precision", self.precision, "auto", "fp32", "bf16")
+        _one_of("prefix", self.prefix, "exact", "fast", "fp32", "bf16", "int8")
         for name in ("steps", "batch_size", "eval_batches", "save_every", "keep", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more, not {getattr(self, name)}")

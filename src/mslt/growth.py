@@ -78,6 +78,16 @@ def freeze(model: Encoder, below: int, *, pair_head: bool = True) -> None:
     model.zero_grad(set_to_none=True)
 
 
+def forward_only(model: Encoder) -> int:
+    """How many layers at the bottom, with the embeddings below them, run forward only."""
+    if any(p.requires_grad for p in model.embeddings.parameters()):
+        return 0
+    for number, block in enumerate(model.blocks):
+        if any(p.requires_grad for p in block.parameters()):
+            return number
+    return model.depth
+
+
 def learning(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """Name and tensor of every parameter that learns."""
     return ((name, p) for name, p in model.named_parameters() if p.requires_grad)

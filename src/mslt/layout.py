@@ -22,7 +22,7 @@ CONFIG, FACTS, METRICS, LOCK = "config.yaml", "run.json", "metrics.jsonl", ".loc
 
 # What the readers of run.json count on.
 _FACTS = (
-    *("data", "store_sha256", "text", "device", "precision", "stages", "micro_batches"),
+    *("data", "store_sha256", "text", "device", "precision", "prefix", "stages", "micro_batches"),
     *("baseline_mlm_loss", "versions", "hardware"),
 )
 

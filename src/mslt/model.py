@@ -11,6 +11,7 @@ because no tensor that enters them asks for a gradient: autograd then saves noth
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from mslt import initial
 from mslt.attention import attend
@@ -198,6 +199,8 @@ class Encoder(nn.Module):
         seen_BL: Tensor | None = None,
         rows_BR: Tensor | None = None,
         layers: int = 0,
+        *,
+        recompute: bool = False,
     ) -> Tensor:
         """Output of the last layer: [B, R, D] at the rows asked for, else [B, L, D].
 
@@ -208,12 +211,16 @@ class Encoder(nn.Module):
                 alone, which changes no output: a row of it depends on the others only through
                 its keys and values.
             layers: the lowest ones, which x has passed.
+            recompute: keep of each layer its input alone, and compute it again in the backward
+                pass: a third more work, for memory that hardly grows with the depth.
         """
         *middle, last = self.blocks[layers:]
         for block in middle:
-            x_BLD = block(x_BLD, seen_BL)
+            if recompute:
+                x_BLD = checkpoint(block, x_BLD, seen_BL, use_reentrant=False)
+            else:
+                x_BLD = block(x_BLD, seen_BL)
         return last(x_BLD, seen_BL, rows_BR)
-
 
     def hidden(
         self,

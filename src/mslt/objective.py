@@ -1,6 +1,6 @@
 """The two losses of BERT: masked tokens and sentence pairs (Devlin et al. 2018, section 3.1)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,16 @@ class Inputs:
     masked_weights: Tensor
     pair_labels: Tensor
 
+    def __getitem__(self, rows: slice) -> "Inputs":
+        """Those of some of the sequences."""
+        return replace(
+            self,
+            **{
+                field.name: None if (part := getattr(self, field.name)) is None else part[rows]
+                for field in fields(self)
+            },
+        )
+
     @classmethod
     def of(cls, batch: Batch, device: str) -> "Inputs":
         """Move a batch to the device."""
@@ -52,7 +62,12 @@ class Inputs:
 
 
 def losses(
-    model: Encoder, inputs: Inputs, x_BLD: Tensor | None = None, layers: int = 0
+    model: Encoder,
+    inputs: Inputs,
+    x_BLD: Tensor | None = None,
+    layers: int = 0,
+    *,
+    recompute: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Masked-token and sentence-pair loss in nats, summed over predictions and over sequences.
 
@@ -64,10 +79,12 @@ def losses(
         inputs: what it reads and should say.
         x_BLD: what the lowest `layers` layers have made of the inputs, where that is known.
         layers: how many those are.
+        recompute: save memory, as `Encoder.top` has it.
     """
     if x_BLD is None:
         x_BLD = model.bottom(inputs.input_ids, inputs.segment_ids, inputs.seen, layers)
-    x_BRD = model.top(x_BLD, inputs.seen, with_cls(inputs.masked_positions), layers)
+    rows_BR = with_cls(inputs.masked_positions)
+    x_BRD = model.top(x_BLD, inputs.seen, rows_BR, layers, recompute=recompute)
     mlm = masked_token_loss(
         model.head.transformed(x_BRD[:, 1:]).flatten(0, 1),
         model.embeddings.token.weight,

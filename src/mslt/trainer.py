@@ -6,7 +6,7 @@ gradient is a sum of hundreds of terms.
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,10 +15,12 @@ from torch import Tensor
 
 from mslt.config import OptimizerConfig
 from mslt.data.instances import Batch
-from mslt.growth import learning
+from mslt.growth import forward_only, learning
 from mslt.model import Encoder
 from mslt.objective import Inputs, losses, scores
 from mslt.optim import Moments, Optimizer
+from mslt.phases import Phases
+from mslt.prefix import Kind, Prefix
 from mslt.world import World
 
 Precision = Literal["fp32", "bf16"]
@@ -31,7 +33,11 @@ class Settings:
     Args:
         optimizer: LAMB or AdamW, and its constants.
         precision: of the layers' arithmetic.
-        micro_batch: sequences that go through the model at once.
+        micro_batch: sequences that go through the learning layers at once.
+        prefix_batch: sequences that go through the forward-only layers at once, a multiple of
+            micro_batch; only as many as that where these layers are computed exactly.
+        prefix: how the forward-only layers compute.
+        recompute: save memory by computing the learning layers twice.
         pair: whether there is a sentence-pair loss.
         seed: of the dropout.
     """
@@ -41,6 +47,9 @@ class Settings:
     micro_batch: int
     pair: bool
     seed: int
+    prefix: Kind = "exact"
+    prefix_batch: int = 0
+    recompute: bool = False
 
 
 class Trainer:
@@ -63,6 +72,8 @@ class Trainer:
         parameters = dict(learning(model))
         self.optimizer = Optimizer(parameters, settings.optimizer, moments)
         self._compute = _half(model) if settings.precision == "bf16" else model
+        self.prefix = Prefix(self._compute, forward_only(model), settings.prefix)
+        self.phases = Phases()
         halves = dict(self._compute.named_parameters())
         # Tensors that compute in bf16, beside the fp32 weights that they stand for.
         self._cast = [(halves[n], p) for n, p in parameters.items() if halves[n] is not p]
@@ -92,30 +103,68 @@ class Trainer:
         masked = float(batch.masked_weights.sum())
         mlm_sum = torch.zeros((), device=self.world.device)
         pair_sum = torch.zeros_like(mlm_sum)
-        for start in range(0, sequences, self.settings.micro_batch):
-            # Dropout is a function of the step and the micro-batch, so that nothing but the step
-            # has to be remembered to resume.
-            torch.manual_seed(hash((self.settings.seed, step, start)) & (2**63 - 1))
-            part = batch[start : start + self.settings.micro_batch]
-            mlm, pair = losses(self._compute, Inputs.of(part, self.world.device))
-            loss = mlm / masked
-            if self.settings.pair:
-                loss = loss + pair / sequences
-            loss.backward()
-            self._collect()
+        for start, inputs, x_BLD in self._micro_batches(step, batch):
+            self._seed(step, start, "learning")
+            with self.phases("forward"):
+                mlm, pair = losses(
+                    self._compute,
+                    inputs,
+                    x_BLD,
+                    self.prefix.layers,
+                    recompute=self.settings.recompute,
+                )
+                loss = mlm / masked
+                if self.settings.pair:
+                    loss = loss + pair / sequences
+            with self.phases("backward"):
+                loss.backward()
+                self._collect()
             mlm_sum += mlm.detach()
             pair_sum += pair.detach()
-        norm = self.optimizer.norm()
+        with self.phases("optimizer"):
+            norm = self.optimizer.norm()
         metrics = {"mlm_loss": mlm_sum / masked, "grad_norm": norm}
         if self.settings.pair:
             metrics["pair_loss"] = pair_sum / sequences
         # The one place that decides: with several processes, theirs must agree here.
         if accept is None or accept({name: float(value) for name, value in metrics.items()}):
-            self.optimizer.update(lr, norm)
-            self._spread()
+            with self.phases("optimizer"):
+                self.optimizer.update(lr, norm)
+                self._spread()
         else:
             self.optimizer.drop()
         return metrics
+
+    def _micro_batches(
+        self, step: int, batch: Batch
+    ) -> Iterator[tuple[int, Inputs, Tensor | None]]:
+        """Cut a batch up: first sequence, inputs, and the forward-only layers' output if any.
+
+        Those layers save nothing for a backward pass, so that more sequences go through them at
+        once; except where dropout within them, seeded by micro-batch, is to be the same as in the
+        learning layers' own pass.
+        """
+        micro, group = self.settings.micro_batch, self.settings.micro_batch
+        if self.prefix.layers and self.prefix.kind != "exact":
+            group = max(micro, self.settings.prefix_batch // micro * micro)
+        for first in range(0, len(batch.lengths), group):
+            inputs = Inputs.of(batch[first : first + group], self.world.device)
+            x_BLD = None
+            if self.prefix.layers:
+                self._seed(step, first, "prefix")
+                with self.phases("prefix"):
+                    x_BLD = self.prefix(inputs)
+            for start in range(0, len(inputs.input_ids), micro):
+                part = slice(start, start + micro)
+                yield first + start, inputs[part], None if x_BLD is None else x_BLD[part]
+
+    def _seed(self, step: int, start: int, part: str) -> None:
+        """Make dropout a function of the step and the place in its batch.
+
+        So nothing but the step has to be remembered to resume.
+        """
+        place = (self.settings.seed, step, start, ("prefix", "learning").index(part))
+        torch.manual_seed(hash(place) & (2**63 - 1))
 
     @torch.no_grad()
     def _collect(self) -> None:

@@ -1,0 +1,103 @@
+"""The forward-only layers of a stage: run without gradients, and faster than the layers that learn.
+
+They are fixed for the whole stage, so what they compute may be prepared once. `exact` runs the
+model's own layers, dropout included: the same mathematics as a backward pass that stops above them.
+The fast kinds leave dropout out and multiply in fewer bits: on a CPU with AMX and on a GPU in bf16;
+on other x86 CPUs with weights in int8, scaled row by row, and activations in 7 or 8 bits, scaled
+as they come. What that does to the loss is measured in docs/choices.md.
+"""
+
+import copy
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from mslt.model import Encoder
+from mslt.objective import Inputs
+
+Kind = Literal["exact", "fp32", "bf16", "int8"]
+
+
+class Prefix:
+    """Embeddings and the lowest layers of a model, to be run forward only.
+
+    Args:
+        model: whose parameters below `layers` are fixed, and stay so while this lives.
+        layers: how many run forward only; 0 makes it do nothing.
+        kind: how they compute.
+    """
+
+    def __init__(self, model: Encoder, layers: int, kind: Kind) -> None:
+        assert kind in get_args(Kind)
+        self.layers = layers
+        self.kind = kind
+        self.dtype = model.head.transform.weight.dtype
+        self.embeddings = model.embeddings
+        self.blocks = nn.ModuleList(_prepared(block, kind) for block in model.blocks[:layers])
+
+    @torch.no_grad()
+    def __call__(self, inputs: Inputs) -> Tensor:
+        """Output of the highest of the layers, in the dtype of those that learn: [B, L, D]."""
+        for module in (self.embeddings, self.blocks):
+            module.train(self.kind == "exact")
+        x_BLD = self.embeddings(inputs.input_ids, inputs.segment_ids)
+        x_BLD = x_BLD.to(torch.bfloat16 if self.kind == "bf16" else self.dtype)
+        for block in self.blocks:
+            x_BLD = block(x_BLD, inputs.seen)
+        return x_BLD.to(self.dtype)
+
+
+def _prepared(block: nn.Module, kind: Kind) -> nn.Module:
+    """The layer itself, or a copy of it that computes in another precision."""
+    if kind in ("exact", "fp32"):
+        return block
+    if kind == "bf16":
+        half = next(block.parameters()).dtype == torch.bfloat16
+        return block if half else copy.deepcopy(block).bfloat16()
+    quantized = copy.deepcopy(block)
+    for module in list(quantized.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.Linear):
+                setattr(module, name, Int8Linear(child))
+    return quantized.float()
+
+
+class Int8Linear(nn.Module):
+    """A fixed linear layer whose products are of 8-bit integers.
+
+    Weights are scaled row by row and packed once; each call scales its input by its range.
+    """
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        torch.backends.quantized.engine = "onednn"
+        weight = linear.weight.detach().float()
+        scales = weight.abs().amax(1).clamp(min=1e-12) / 127
+        zeros = torch.zeros(len(weight), dtype=torch.int64)
+        integers = torch.quantize_per_channel(weight, scales.double(), zeros, 0, torch.qint8)
+        self.packed = torch.ops.quantized.linear_prepack(integers, linear.bias.detach().float())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., out] for [..., in], both fp32."""
+        # Without VNNI, sums of two 8-bit products overflow 16 bits: the input then takes 7.
+        y: Tensor = torch.ops.quantized.linear_dynamic(x, self.packed, reduce_range=True)
+        return y
+
+
+def pick_kind(wanted: str, device: str) -> Kind:
+    """How forward-only layers compute: `fast` is the fastest kind that the device has.
+
+    Raises:
+        ValueError: int8 is asked for where torch has no int8 products.
+    """
+    int8 = device == "cpu" and "onednn" in torch.backends.quantized.supported_engines
+    if wanted == "int8" and not int8:
+        raise ValueError("prefix int8 needs an x86 CPU; on a GPU the fast kind is bf16")
+    if wanted != "fast":
+        return wanted  # type: ignore[return-value]  # the config has checked it
+    if device.startswith("cuda"):
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    if torch.cpu._is_amx_tile_supported():
+        return "bf16"
+    return "int8" if int8 else "fp32"
