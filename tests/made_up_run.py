@@ -43,6 +43,7 @@ def new_run(path: Path, config: Config = CONFIG, pieces: list[str] = PIECES) -> 
         },
         "device": "cpu",
         "precision": "fp32",
+        "prefix": "exact",
         "stages": [asdict(stage) for stage in config.stages().stages],
         "micro_batches": [8] * len(config.stages().stages),
         "baseline_mlm_loss": 2.5,

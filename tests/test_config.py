@@ -45,6 +45,7 @@ WRONG = [
         for v in ("gpu", "tpu:0", "", "cpu:x", "cpu:0", "cuda:", "cuda:-1")
     ],
     *[(Config, "", "precision", v) for v in ("fp16", "float32")],
+    *[(Config, "", "prefix", v) for v in ("auto", "fp16")],
     *[(Config, "", "eval_every", v) for v in (-1,)],
     *[(Config, "", "eval_batches", v) for v in (0,)],
     *[(Config, "", "save_every", v) for v in (0,)],
@@ -154,6 +155,8 @@ UNUSUAL = Config(
     seed=5,
     device="cpu",
     precision="bf16",
+    prefix="bf16",
+    recompute=True,
     eval_every=0,
     eval_batches=3,
     save_every=9,

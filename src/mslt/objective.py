@@ -1,6 +1,7 @@
 """The two losses of BERT: masked tokens and sentence pairs (Devlin et al. 2018, section 3.1)."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -30,13 +31,8 @@ class Inputs:
 
     def __getitem__(self, rows: slice) -> "Inputs":
         """Those of some of the sequences."""
-        return replace(
-            self,
-            **{
-                field.name: None if (part := getattr(self, field.name)) is None else part[rows]
-                for field in fields(self)
-            },
-        )
+        parts: Any = (getattr(self, field.name) for field in fields(self))
+        return Inputs(*(None if part is None else part[rows] for part in parts))
 
     @classmethod
     def of(cls, batch: Batch, device: str) -> "Inputs":
@@ -175,7 +171,7 @@ def _accumulate(
         grad_hidden[part] = slope @ token
     if grad_token is not None:
         if hidden.dtype == grad_token.dtype:
-            grad_token.addmm_(slope.T, hidden)
+            torch.addmm(grad_token, slope.T, hidden, out=grad_token)
         else:
             grad_token += slope.T @ hidden
 
