@@ -191,10 +191,12 @@ def test_prepare_passes_sources_folder_and_options_on(calls):
 def test_export_and_demo_pass_their_options_on(calls, run):
     assert main(["export", str(run), "--out", "d"]) == 0
     assert main(["export", str(run), "--out", "d", "--stage", "2"]) == 0
+    assert main(["export", str(run), "--out", "d", "--best"]) == 0
     assert main(["demo", "--out", "e", "--seconds", "5"]) == 0
     assert calls == [
-        ("export", run, Path("d"), None),
-        ("export", run, Path("d"), 2),
+        ("export", run, Path("d"), None, False),
+        ("export", run, Path("d"), 2, False),
+        ("export", run, Path("d"), None, True),
         ("demo", Path("e"), 5.0),
     ]
 

@@ -14,8 +14,8 @@ SOURCE = ROOT / "src" / "mslt"
 
 # A module may import from its own row and from the rows above it. A name covers what is in it.
 ROWS = (
-    ("files", "records", "phases", "world"),
-    ("schedule", "plan", "config", "layout", "options", "recipes"),
+    ("files", "background", "records", "phases", "world"),
+    ("schedule", "plan", "config", "layout", "options", "recipes", "room"),
     ("data",),
     ("initial", "dropout"),
     ("attention",),

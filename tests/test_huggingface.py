@@ -133,6 +133,22 @@ def test_every_stage_gives_a_model_of_its_own_depth(
     assert all(torch.equal(written[name], expected[name]) for name in expected)
 
 
+def test_the_best_checkpoint_is_exported_where_it_is_asked_for(tmp_path: Path) -> None:
+    run = new_run(tmp_path / "run")
+    with pytest.raises(ValueError, match="no checkpoint that was evaluated"):
+        export(run.path, tmp_path / "out", best=True)
+    for step, loss in ((400, 2.5), (450, 2.0), (500, 2.25)):
+        run.record("heldout", step, {"mlm_loss": loss, "mlm_accuracy": 0.5, "seconds": step / 10})
+        run.save(State(step, trained_model(4, seed=step), seconds=step / 10))
+    run.wait()
+    export(run.path, tmp_path / "out", best=True)
+    tensors = load_file(tmp_path / "out" / "model.safetensors")
+    expected = trained_model(4, seed=450).head.bias
+    assert torch.equal(tensors["cls.predictions.bias"], expected)
+    with pytest.raises(ValueError, match="no effect beside --stage"):
+        export(run.path, tmp_path / "other", stage=1, best=True)
+
+
 def test_an_unfinished_run_gives_its_newest_good_checkpoint(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -141,6 +157,7 @@ def test_an_unfinished_run_gives_its_newest_good_checkpoint(
     for step in (400, 450, 460):
         model = trained_model(2 if step == 400 else 4, seed=step)
         run.save(State(step=step, model=model, seconds=step / 10))
+    run.wait()
     newest = run.checkpoints()[-1] / "model.safetensors"
     newest.write_bytes(newest.read_bytes()[:-1] + b"!")
     folder = export(run.path, tmp_path / "out")

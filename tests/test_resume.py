@@ -78,12 +78,14 @@ def test_what_is_saved_after_a_damaged_checkpoint_stays_and_is_gone_on_from(
     assert state.step == 5
     loop = train(job, state, run, Console(job.plan, config.batch_size, quiet=True))
     assert [next(loop).step for _ in range(2)] == [6, 7]
-    assert [path.name for path in run.checkpoints()] == ["step-00000007"]
+    run.wait()
+    assert [path.name for path in run.checkpoints()] == ["step-00000006", "step-00000007"]
+    damage(out, 6)  # which was evaluated best
     damage(out, 7)
     assert Run.open(out).latest() is None
     aside = sorted(path.name for path in (out / "checkpoints").iterdir())
     assert [name.partition(".")[2] for name in aside] == [
-        *("damaged", "damaged", "damaged-2", "damaged")
+        *("damaged", "damaged-2", "damaged", "damaged-2", "damaged")
     ]
     assert pretrain(config, store, out, resume=True) == 0
     assert losses(out) == losses(unbroken)

@@ -42,7 +42,9 @@ def start(config: Config, store: Path, out: Path) -> tuple[Job, State, Run]:
 def steps(config: Config, store: Path, out: Path, count: int) -> list[Done]:
     job, state, run = start(config, store, out)
     loop = train(job, state, run, Console(job.plan, config.batch_size, quiet=True))
-    return [next(loop) for _ in range(count)]
+    done = [next(loop) for _ in range(count)]
+    run.wait()
+    return done
 
 
 def losses(run: Path) -> list[tuple[str, int, float, float]]:

@@ -93,6 +93,24 @@ def write_file(path: Path, content: Content) -> None:
         path.chmod(mode)  # the library lets nobody but the owner read, whatever the umask
 
 
+def snapshot(files: Mapping[str, Content]) -> dict[str, Content]:
+    """A copy in the CPU's memory, which training does not change any more."""
+    return {
+        name: content
+        if isinstance(content, bytes)
+        else {key: tensor.detach().to("cpu", copy=True) for key, tensor in content.items()}
+        for name, content in files.items()
+    }
+
+
+def size(files: Mapping[str, Content]) -> int:
+    """Bytes of files, but for headers."""
+    return sum(
+        len(content) if isinstance(content, bytes) else sum(t.nbytes for t in content.values())
+        for content in files.values()
+    )
+
+
 def save_model(path: Path, model: Encoder, facts: Mapping[str, Any]) -> None:
     """Write model.safetensors, and state.json with its depth and the facts given."""
     write_folder(path, _model_files(model, facts))
@@ -120,14 +138,19 @@ def _model_files(model: Encoder, facts: Mapping[str, Any]) -> dict[str, Content]
 
 
 def save_state(path: Path, state: State) -> None:
-    """Write a checkpoint: the whole model, every moment, step and time."""
+    """Write a checkpoint."""
+    write_folder(path, state_files(state))
+
+
+def state_files(state: State) -> dict[str, Content]:
+    """What a checkpoint holds: the whole model, every moment, step and time. Shares memory."""
     tensors: dict[str, Tensor] = {}
     for name, moment in state.moments.items():
         tensors[f"{name}/mean"] = moment.mean
         tensors[f"{name}/square"] = moment.square
     updates = {name: moment.updates for name, moment in state.moments.items()}
     facts = {"step": state.step, "seconds": state.seconds, "updates": updates}
-    write_folder(path, _model_files(state.model, facts) | {"moments.safetensors": tensors})
+    return _model_files(state.model, facts) | {"moments.safetensors": tensors}
 
 
 def load_state(path: Path, config: ModelConfig) -> State:

@@ -214,6 +214,7 @@ def _export(argv: list[str]) -> int:
     options.positional("run", "the run's folder, from mslt pretrain")
     options.option("out", str, "the folder to write")
     options.option("stage", int | None, "the model at the end of this stage, counted from 1")
+    options.option("best", bool, "the checkpoint that was evaluated best", False)
     given = options.parse(argv)
     run, out = Path(options.need(given, "run")), Path(options.need(given, "out"))
     if not (run / "config.yaml").is_file():
@@ -221,7 +222,8 @@ def _export(argv: list[str]) -> int:
 
     from mslt.huggingface import export
 
-    print(f"wrote {export(run, out, given.get('stage'))}: from_pretrained({str(out)!r}) loads it")
+    export(run, out, given.get("stage"), best=given.get("best", False))
+    print(f"wrote {out}: from_pretrained({str(out)!r}) loads it")
     return OK
 
 

@@ -201,7 +201,8 @@ class Config:
             0 evaluates at the stages' ends alone.
         eval_batches: batches of held-out text per evaluation.
         save_every: steps between checkpoints, which are also written at every stage's end.
-        keep: checkpoints to keep; the model of every stage's end is always kept.
+        keep: checkpoints to keep, the newest; the one that was evaluated best and the model of
+            every stage's end are always kept.
         log_every: steps between lines in metrics.jsonl.
         tensorboard: write TensorBoard events too.
         model: shape of the encoder.

@@ -1,5 +1,6 @@
-"""Folders that are either whole or not there, and locks. Imports no torch."""
+"""Folders that are either whole or not there, locks, and room on the disk. Imports no torch."""
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -71,6 +72,50 @@ def clear(folder: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink()
+
+
+def vanish(path: Path) -> None:
+    """Remove a folder so that it is whole under its name until it has none."""
+    hidden = path.with_name(f".{path.name}.tmp")
+    shutil.rmtree(hidden, ignore_errors=True)
+    path.rename(hidden)
+    shutil.rmtree(hidden)
+
+
+def sweep(folder: Path) -> None:
+    """Clear up what a kill has left in a folder of folders that appear and vanish."""
+    for before in folder.glob(".*.old"):
+        path = before.with_name(before.name.removeprefix(".").removesuffix(".old"))
+        if not path.exists():
+            before.rename(path)  # the kill came between the two names
+    for left in [*folder.glob(".*.old"), *folder.glob(".*.tmp")]:
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def require_room(path: Path, size: float, what: str) -> None:
+    """Fail before a full disk does.
+
+    Args:
+        path: an existing folder on the disk.
+        size: bytes that are needed.
+        what: what they are for.
+
+    Raises:
+        OSError: fewer are free.
+    """
+    free = shutil.disk_usage(path).free
+    if free < size:
+        raise OSError(
+            errno.ENOSPC,
+            f"{what} takes {gigabytes(size)}, and {gigabytes(free)} are free",
+            str(path),
+        )
+
+
+def gigabytes(size: float) -> str:
+    """Bytes as people write them: 0.4 MB, 12 MB, 1.3 GB."""
+    unit, name = (1e9, "GB") if size >= 1e9 else (1e6, "MB")
+    return f"{size / unit:.1f} {name}" if size < 10 * unit else f"{size / unit:,.0f} {name}"
 
 
 @contextmanager

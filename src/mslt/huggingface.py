@@ -13,7 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mslt.config import ModelConfig
-from mslt.layout import checkpoint_folders, read_config, read_facts, stage_folders
+from mslt.layout import (
+    best_checkpoint,
+    checkpoint_folders,
+    read_config,
+    read_facts,
+    stage_folders,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -121,7 +127,7 @@ def config_to_hf(config: ModelConfig, depth: int, pad_token_id: int = 0) -> dict
     }
 
 
-def export(run: Path, out: Path, stage: int | None = None) -> Path:
+def export(run: Path, out: Path, stage: int | None = None, *, best: bool = False) -> Path:
     """Write a run's model as a folder that `transformers` loads, with tokenizer and model card.
 
     Args:
@@ -129,6 +135,7 @@ def export(run: Path, out: Path, stage: int | None = None) -> Path:
         out: the folder to write: new, or empty.
         stage: the model at the end of this stage, counted from 1. Without it, the finished model
             or, of a run that is not finished, its newest good checkpoint.
+        best: the checkpoint with the lowest held-out loss instead.
 
     Returns:
         The folder.
@@ -137,7 +144,7 @@ def export(run: Path, out: Path, stage: int | None = None) -> Path:
         ValueError: the run has no such model, it is damaged, or `out` is not empty.
         OSError: the disk is full or not writable; nothing is left under the final name.
     """
-    folders = _model_folders(run, stage)
+    folders = _model_folders(run, stage, best)
 
     from mslt.card import Described, model_card
     from mslt.checkpoint import write_file
@@ -166,9 +173,15 @@ def export(run: Path, out: Path, stage: int | None = None) -> Path:
     return out
 
 
-def _model_folders(run: Path, stage: int | None) -> list[Path]:
-    """Where the model that is asked for may be, the best first. Needs no torch to say no."""
+def _model_folders(run: Path, stage: int | None, best: bool) -> list[Path]:
+    """Where the model that is asked for may be, the first choice first. Needs no torch."""
     read_facts(run)  # which the model card needs
+    if best:
+        if stage is not None:
+            raise ValueError("--best has no effect beside --stage: leave one of them out")
+        if (folder := best_checkpoint(run)) is None:
+            raise ValueError(f"{run} has no checkpoint that was evaluated: leave --best out")
+        return [folder]
     stages, ended = read_config(run).stages().stages, stage_folders(run)
     if stage is not None:
         if stage not in ended:

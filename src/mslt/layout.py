@@ -4,7 +4,8 @@ RUN/config.yaml              the resolved config, which --config accepts
     run.json                 data, versions, machine, stages, baseline, resumes
     metrics.jsonl            one line per logged step and per evaluation
     tokenizer/               as in the store
-    checkpoints/step-N/      what --resume goes on from; step-N.damaged is what it could not use
+    checkpoints/step-N/      what --resume goes on from: the last ones, and the one that was
+                             evaluated best; step-N.damaged is what it could not use
     stages/I-depth-N/        the model at the end of stage I
     tensorboard/             with --tensorboard
     .lock                    held while a process trains
@@ -95,6 +96,22 @@ def checkpoint_folders(run: Path) -> list[Path]:
     """Checkpoint folders, oldest first, without those that were set aside."""
     steps = {path: path.name.removeprefix("step-") for path in run.glob("checkpoints/step-*")}
     return sorted((p for p in steps if steps[p].isdigit()), key=lambda p: int(steps[p]))
+
+
+def best_checkpoint(run: Path) -> Path | None:
+    """The checkpoint that was evaluated best: of the deepest models the lowest held-out loss.
+
+    None where no checkpoint was evaluated. Damaged ones do not count.
+    """
+    losses = {m["step"]: m["mlm_loss"] for m in read_metrics(run) if m["kind"] == "heldout"}
+    ranks = {}
+    for path in checkpoint_folders(run):
+        try:
+            facts = json.loads((path / "state.json").read_bytes())
+            ranks[path] = (-facts["depth"], losses[facts["step"]])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return min(ranks, key=lambda path: ranks[path]) if ranks else None
 
 
 def stage_folder(run: Path, number: int, depth: int) -> Path:

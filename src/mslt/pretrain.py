@@ -49,6 +49,7 @@ def train(job: Job, state: State, run: Run, console: Console) -> Iterator[Done]:
         console.enter(index, stage, steps)
         mark = (steps.start, clock.seconds)
         for step in steps:
+            run.check()
             with clock.running():
                 batch = job.instances.batch(step, stage.seq_len)
                 metrics = trainer.step(step, batch, job.plan.lr(step))
@@ -72,6 +73,8 @@ def train(job: Job, state: State, run: Run, console: Console) -> Iterator[Done]:
                 run.save_stage(index, job.plan, model, _summary(run, done))
             if saves:
                 run.save(done.state())
+            if last:
+                run.wait()
             yield done
         state = done.state()
 

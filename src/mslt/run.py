@@ -8,7 +8,8 @@ import platform
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,23 @@ import yaml
 
 import mslt
 from mslt import layout
-from mslt.checkpoint import State, load_state, save_model, save_state, verify_folder
+from mslt.background import Background
+from mslt.checkpoint import (
+    Content,
+    State,
+    load_state,
+    save_model,
+    size,
+    snapshot,
+    state_files,
+    verify_folder,
+    write_folder,
+)
 from mslt.config import Config
-from mslt.files import appearing, locked
+from mslt.files import appearing, locked, require_room, sweep, vanish
 from mslt.model import Encoder
 from mslt.plan import Plan
+from mslt.room import run_bytes, taken
 
 
 class Clock:
@@ -57,7 +70,8 @@ class Run:
         self.config = config
         # Opened by the first value, so that reading a run's folder leaves it as it is.
         self._tensorboard: Any = None
-        self._saved: int | None = None  # the newest step known to have a good checkpoint
+        self._saved: int | None = None  # the newest step that has a good checkpoint, or is to have
+        self._background = Background()
 
     @classmethod
     def create(cls, path: Path, config: Config, facts: Mapping[str, Any], tokenizer: Path) -> "Run":
@@ -65,12 +79,14 @@ class Run:
 
         Raises:
             ValueError: the folder already holds a run, or something else.
+            OSError: the disk has no room for it.
         """
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             hint = "go on with --resume, or " if (path / layout.FACTS).exists() else ""
             raise ValueError(f"{path} is not empty: {hint}choose another --out")
         if config.tensorboard:
             _summary_writer()  # complains before there is a folder
+        _require_room_for(config, next(p for p in path.absolute().parents if p.exists()))
         with appearing(path) as folder:
             shutil.copytree(tokenizer, folder / "tokenizer")
             write_text(folder / layout.CONFIG, _yaml(config))
@@ -86,16 +102,32 @@ class Run:
         """
         return cls(path, layout.read_config(path))
 
-    def lock(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def lock(self) -> Iterator[None]:
         """Keep other processes from training in this folder for the length of a `with` block.
+
+        What a killed process left half done is cleared up first; what is still being written when
+        the block is left is waited for.
 
         Raises:
             ValueError: one does already.
         """
-        return locked(self.path / layout.LOCK, f"{self.path} is in use: another process trains it")
+        busy = f"{self.path} is in use: another process trains it"
+        with locked(self.path / layout.LOCK, busy):
+            sweep(self.path / "checkpoints")
+            sweep(self.path / "stages")
+            try:
+                yield
+            finally:
+                self.wait()
 
     def go_on(self, config: Config, step: int, device: str) -> None:
-        """Write down that the run goes on from `step`, here and with this config."""
+        """Write down that the run goes on from `step`, here and with this config.
+
+        Raises:
+            OSError: the disk has no room for the rest of it.
+        """
+        _require_room_for(config, self.path, taken(self.path))
         self.config = config
         facts = self.facts()
         here = {"step": step, "device": device, **machine()}
@@ -151,18 +183,48 @@ class Run:
         return layout.checkpoint_folders(self.path)
 
     def save(self, state: State) -> None:
-        """Write a checkpoint, then drop the oldest ones beyond `keep`.
+        """Begin to write a checkpoint, in the background and from a copy.
 
+        Once it verifies, the oldest beyond `keep` are dropped, but for the one evaluated best.
         Nothing is written where this object has saved or loaded that very step.
+
+        Raises:
+            OSError: the disk has no room, or the checkpoint before could not be written.
         """
         if state.step == self._saved:
             return
+        self.wait()  # so that there is never more than one copy
+        files = state_files(state)
+        require_room(self.path, size(files), f"the checkpoint of step {state.step}")
         path = layout.checkpoint_folder(self.path, state.step)
-        save_state(path, state)
-        verify_folder(path)
+        self._background.start(partial(self._write, path, snapshot(files)))
         self._saved = state.step
+
+    def _write(self, path: Path, files: Mapping[str, Content]) -> None:
+        write_folder(path, files)
+        verify_folder(path)
+        best = layout.best_checkpoint(self.path)
         for old in self.checkpoints()[: -self.config.keep]:
-            shutil.rmtree(old)
+            if old != best:
+                vanish(old)
+
+    def check(self) -> None:
+        """Learn whether a checkpoint could not be written, without waiting.
+
+        Raises:
+            OSError: the disk is full or not writable.
+            ValueError: what was written does not verify.
+        """
+        self._background.check()
+
+    def wait(self) -> None:
+        """Wait until the checkpoint that is being written is on the disk and verified.
+
+        Raises:
+            OSError: the disk is full or not writable.
+            ValueError: what was written does not verify.
+        """
+        self._background.wait()
 
     def latest(self) -> State | None:
         """The newest checkpoint that verifies, to go on from; damaged ones are set aside.
@@ -192,9 +254,19 @@ class Run:
         save_model(path, model, {"stage": index + 1, **facts})
 
     def close(self) -> None:
-        """Flush what is still to be written."""
+        """Finish what is still to be written.
+
+        Raises:
+            OSError: the disk is full or not writable.
+        """
+        self.wait()
         if self._tensorboard is not None:
             self._tensorboard.close()
+
+
+def _require_room_for(config: Config, folder: Path, standing: int = 0) -> None:
+    what = f"a run that keeps {config.keep} checkpoints"
+    require_room(folder, run_bytes(config) - standing, what)
 
 
 def _aside(path: Path) -> Path:
