@@ -31,8 +31,11 @@ class Inputs:
 
     def __getitem__(self, rows: slice) -> "Inputs":
         """Those of some of the sequences."""
-        parts: Any = (getattr(self, field.name) for field in fields(self))
-        return Inputs(*(None if part is None else part[rows] for part in parts))
+        parts: dict[str, Any] = {}
+        for field in fields(self):
+            whole = getattr(self, field.name)
+            parts[field.name] = None if whole is None else whole[rows]
+        return Inputs(**parts)
 
     @classmethod
     def of(cls, batch: Batch, device: str) -> "Inputs":
