@@ -45,6 +45,16 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A token store of a few batches."""
+    folder = tmp_path_factory.mktemp("small")
+    (folder / "text.txt").write_text(text(8), encoding="utf-8")
+    config = PrepareConfig(vocab_size=120, heldout=0.25, workers=1)
+    prepare([str(folder / "text.txt")], folder / "store", config, progress=False)
+    return folder / "store"
+
+
+@pytest.fixture(scope="session")
 def tiny() -> ModelConfig:
     """Up to twelve layers, 16 wide, for 40 pieces and 16 positions. With dropout, as in BERT."""
     return ModelConfig(

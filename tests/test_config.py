@@ -75,6 +75,21 @@ def test_the_ends_of_a_range_that_belong_to_it_are_accepted(name, values):
         assert getattr(ModelConfig(**{name: value}), name) == value
 
 
+def test_a_prefix_cache_without_effect_is_refused():
+    static = InstanceConfig(dupe_factor=1)
+    assert Config(prefix_cache="x", instances=static)
+    with pytest.raises(ValueError, match=r"^prefix_cache_gb has no effect without prefix_cache"):
+        Config(prefix_cache_gb=5.0)
+    with pytest.raises(ValueError, match=r"^prefix_cache has no effect without instances"):
+        Config(prefix_cache="x")
+    for method in ("whole", "stacking"):
+        with pytest.raises(ValueError, match=r"^prefix_cache has no effect: no stage of this plan"):
+            Config(prefix_cache="x", instances=static, plan=PlanConfig(method))
+    for gigabytes in (0.0, -1.0, UNKNOWN, INFINITE):
+        with pytest.raises(ValueError, match=r"^prefix_cache_gb must be above 0"):
+            Config(prefix_cache="x", prefix_cache_gb=gigabytes, instances=static)
+
+
 @pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:3"])
 def test_devices_are_named_as_in_torch(device):
     assert Config(device=device).device == device
@@ -156,6 +171,8 @@ UNUSUAL = Config(
     device="cpu",
     precision="bf16",
     prefix="bf16",
+    prefix_cache="somewhere",
+    prefix_cache_gb=0.5,
     recompute=True,
     eval_every=0,
     eval_batches=3,

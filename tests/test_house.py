@@ -22,6 +22,7 @@ ROWS = (
     ("model", "optim"),
     ("growth", "objective", "checkpoint"),
     ("prefix",),
+    ("cache",),
     ("trainer", "run"),
     ("console", "job", "pretrain"),
     ("analysis",),

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -67,6 +68,7 @@ def some_inputs(padded: bool = False, seed: int = 1) -> Inputs:
         masked_ids=draw(5, V, B, M) * used,
         masked_weights=used.float(),
         pair_labels=torch.tensor([0, 1, 1, 0]),
+        ids=np.arange(B),
     )
 
 

@@ -12,8 +12,14 @@ from typing import Any, Literal
 from mslt import plan as plans
 from mslt.schedule import Schedule
 
-# What a resumed run may change, since it decides nothing about the model that comes out.
-OPERATIONAL = frozenset(("save_every", "keep", "log_every", "eval_every", "tensorboard", "device"))
+# What a resumed run may change, since it decides nothing about the model that comes out. Whether
+# there is a prefix_cache does; which folder it is does not.
+OPERATIONAL = frozenset(
+    (
+        *("save_every", "keep", "log_every", "eval_every", "tensorboard", "device"),
+        *("prefix_cache", "prefix_cache_gb"),
+    )
+)
 
 
 def _one_of(key: str, value: str, *allowed: str) -> None:
@@ -195,6 +201,12 @@ class Config:
         prefix: how the forward-only layers of a stage compute. exact is the arithmetic of the
             learning layers, dropout included. fast leaves dropout out and takes the fastest of
             fp32, bf16 and int8 on the device; each may be asked for by name.
+        prefix_cache: a folder that keeps what the forward-only layers put out, where instances come
+            again (instances.dupe_factor), so that it is computed once and then read. Dropout is
+            left out of these layers and their output rounded to bf16. The folder may be lost,
+            which costs time alone; only one run at a time uses it.
+        prefix_cache_gb: most that it takes of the disk, in 10^9 bytes (default 100). What does not
+            fit is computed anew each time.
         recompute: keep only the input of each learning layer and compute the layer again in the
             backward pass: less memory, for a third more work.
         eval_every: steps between held-out evaluations, which also happen at every stage's end.
@@ -219,6 +231,8 @@ class Config:
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     prefix: Literal["exact", "fast", "fp32", "bf16", "int8"] = "exact"
+    prefix_cache: str | None = None
+    prefix_cache_gb: float | None = None
     recompute: bool = False
     eval_every: int = 10_000
     eval_batches: int = 8
@@ -247,11 +261,27 @@ class Config:
             )
         if not re.fullmatch("auto|cpu|cuda(:[0-9]+)?", self.device):
             raise ValueError(f"device must be auto, cpu, cuda or cuda:N, not {self.device!r}")
+        self._check_prefix_cache()
         longest = max(stage.seq_len for stage in self.stages().stages)
         if longest > self.model.max_position_embeddings:
             raise ValueError(
                 f"a sequence of {longest} tokens needs model.max_position_embeddings of {longest} "
                 f"or more, not {self.model.max_position_embeddings}"
+            )
+
+    def _check_prefix_cache(self) -> None:
+        """Raise ValueError where a cache is asked for and nothing would be read from it."""
+        if self.prefix_cache is None:
+            if self.prefix_cache_gb is not None:
+                raise ValueError("prefix_cache_gb has no effect without prefix_cache")
+            return
+        if self.prefix_cache_gb is not None and not 0 < self.prefix_cache_gb < inf:
+            raise ValueError(f"prefix_cache_gb must be above 0, not {self.prefix_cache_gb}")
+        if not any(stage.learns_from for stage in self.stages().stages):
+            raise ValueError("prefix_cache has no effect: no stage of this plan fixes layers")
+        if not self.instances.dupe_factor:
+            raise ValueError(
+                "prefix_cache has no effect without instances.dupe_factor: no instance comes again"
             )
 
     def stages(self) -> plans.Plan:

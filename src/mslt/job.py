@@ -3,13 +3,17 @@
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+import mslt
+from mslt.cache import PrefixCache, Visits
 from mslt.checkpoint import State
 from mslt.config import Config
 from mslt.data.instances import Batch, Instances
@@ -18,12 +22,14 @@ from mslt.data.tokenizer import read_vocabulary
 from mslt.model import Encoder
 from mslt.plan import Plan
 from mslt.prefix import Kind, pick_kind
+from mslt.records import opened
 from mslt.trainer import Precision, Settings, pick_device, pick_precision
 from mslt.world import World
 
 # Tokens that go through the forward-only layers at once, where more of them than of the learning
 # layers can: enough to fill a GPU, and in bf16 some 400 MB of the widest activation of BERT-Base.
 PREFIX_TOKENS = 65_536
+PREFIX_GB = 100.0  # prefix_cache_gb, where it is not given
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,7 @@ class Job:
         baseline: loss on their masked tokens, in nats, of knowing only how often each piece occurs.
         micro_batches: sequences that go through the model at once, in each stage.
         frequencies: log of each piece's share of the training text, counts smoothed by one [V].
+        store_sha256: of the text.
     """
 
     config: Config
@@ -53,6 +60,7 @@ class Job:
     baseline: float
     micro_batches: tuple[int, ...]
     frequencies: np.ndarray
+    store_sha256: str
 
     @classmethod
     def prepare(
@@ -76,6 +84,8 @@ class Job:
         instances = Instances(
             store.train, config.instances, vocabulary, config.seed, config.batch_size
         )
+        if config.prefix_cache is not None:
+            refuse_single_visits(plan, instances)
         # Every run is measured on the same held-out instances, whatever its own seed, and on none
         # of them twice.
         once = replace(config.instances, dupe_factor=0)
@@ -91,11 +101,12 @@ class Job:
             plan=plan,
             world=World(device=device),
             precision=began["precision"] if began else pick_precision(config.precision, device),
-            prefix=pick_kind(began["prefix"] if began else config.prefix, device),
+            prefix=pick_kind(began["prefix"] if began else prefix_wanted(config), device),
             instances=instances,
             heldout=heldout,
             baseline=unigram_loss(frequencies, heldout),
             frequencies=frequencies,
+            store_sha256=store_hash(store),
             micro_batches=tuple(
                 began["micro_batches"]
                 if began
@@ -116,6 +127,31 @@ class Job:
             seed=self.config.seed,
         )
 
+    @contextmanager
+    def prefix_cache(self, say: Callable[[str], None]) -> Iterator[PrefixCache | None]:
+        """What keeps the forward-only layers' output, where that is asked for.
+
+        Raises:
+            ValueError: another process uses the folder.
+            OSError: it cannot be made or written to.
+        """
+        config = self.config
+        if config.prefix_cache is None:
+            yield None
+            return
+        # Other kernels give other last bits, so that what they computed is not what these would.
+        facts = {
+            "versions": [mslt.__version__, torch.__version__],
+            "device": self.world.device.partition(":")[0],
+            "computed": [self.prefix, self.precision, asdict(config.model)],
+            "instances": [self.store_sha256, asdict(config.instances)],
+            "order": [config.seed, config.batch_size],
+        }
+        with opened(Path(config.prefix_cache), config.prefix_cache_gb or PREFIX_GB, say) as records:
+            cache = PrefixCache(records, self.plan, self.instances, facts, say)
+            yield cache
+            cache.report()
+
     def first_state(self) -> State:
         """Step 0: the first stage's model with random weights."""
         depth = self.plan.stages[0].depth
@@ -130,7 +166,7 @@ class Job:
         pairs = self.config.instances.pair != "none"
         return {
             "data": str(store.path.resolve()),
-            "store_sha256": store_hash(store),
+            "store_sha256": self.store_sha256,
             "tokenizer_sha256": store.manifest["files"]["tokenizer/tokenizer.json"]["sha256"],
             "text": store.manifest["counts"],
             "device": self.world.device,
@@ -141,6 +177,25 @@ class Job:
             "baseline_mlm_loss": self.baseline,
             "baseline_pair_accuracy": majority_share(self.heldout) if pairs else None,
         }
+
+
+def prefix_wanted(config: Config) -> str:
+    """How the forward-only layers are to compute: what is kept of them has no dropout."""
+    kept = config.prefix_cache is not None
+    return "fp32" if kept and config.prefix == "exact" else config.prefix
+
+
+def refuse_single_visits(plan: Plan, instances: Instances) -> None:
+    """Raise ValueError where no batch goes through forward-only layers twice."""
+    spans = [
+        Visits.of(plan, length, instances.period(length))
+        for length in sorted({stage.seq_len for stage in plan.stages if stage.learns_from})
+    ]
+    if not any(span.batches for span in spans):
+        raise ValueError(
+            f"prefix_cache has no effect: layers are fixed for {spans[0].stop - spans[0].start} "
+            f"steps, and batches come again after {spans[0].period} (instances.dupe_factor)"
+        )
 
 
 def log_frequencies(unigrams: np.ndarray) -> np.ndarray:

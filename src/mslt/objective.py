@@ -3,6 +3,7 @@
 from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -18,7 +19,8 @@ CHUNK_LOGITS = 1 << 24
 class Inputs:
     """A batch as tensors on the device; see `mslt.data.instances.Batch` for the shapes.
 
-    `seen` is None where no sequence of the batch is padded, so that attention needs no mask.
+    `seen` is None where no sequence of the batch is padded, so that attention needs no mask; `ids`
+    stays where it is.
     """
 
     input_ids: Tensor
@@ -28,6 +30,7 @@ class Inputs:
     masked_ids: Tensor
     masked_weights: Tensor
     pair_labels: Tensor
+    ids: np.ndarray
 
     def __getitem__(self, rows: slice) -> "Inputs":
         """Those of some of the sequences."""
@@ -57,6 +60,7 @@ class Inputs:
             tensor(batch.masked_ids),
             tensor(batch.masked_weights),
             tensor(batch.pair_labels),
+            batch.ids,
         )
 
 

@@ -33,19 +33,33 @@ class Prefix:
         self.layers = layers
         self.kind = kind
         self.dtype = model.head.transform.weight.dtype
+        self.width = model.config.hidden_size
         self.embeddings = model.embeddings
         self.blocks = nn.ModuleList(_prepared(block, kind) for block in model.blocks[:layers])
 
     @torch.no_grad()
     def __call__(self, inputs: Inputs) -> Tensor:
         """Output of the highest of the layers, in the dtype of those that learn: [B, L, D]."""
+        return self.through(inputs, None, 0, self.layers).to(self.dtype)
+
+    @torch.no_grad()
+    def through(self, inputs: Inputs, x_BLD: Tensor | None, start: int, stop: int) -> Tensor:
+        """Output of the layers from `start` up to `stop`, in the dtype they compute in: [B, L, D].
+
+        Args:
+            inputs: the tokens.
+            x_BLD: output of the layers below `start`; None where that is 0, for the embeddings'.
+            start: layers that are passed already.
+            stop: layers that are passed then.
+        """
         for module in (self.embeddings, self.blocks):
             module.train(self.kind == "exact")
-        x_BLD = self.embeddings(inputs.input_ids, inputs.segment_ids)
+        if x_BLD is None:
+            x_BLD = self.embeddings(inputs.input_ids, inputs.segment_ids)
         x_BLD = x_BLD.to(torch.bfloat16 if self.kind == "bf16" else self.dtype)
-        for block in self.blocks:
+        for block in self.blocks[start:stop]:
             x_BLD = block(x_BLD, inputs.seen)
-        return x_BLD.to(self.dtype)
+        return x_BLD
 
 
 def _prepared(block: nn.Module, kind: Kind) -> nn.Module:

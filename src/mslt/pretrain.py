@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from mslt.cache import PrefixCache
 from mslt.checkpoint import State
 from mslt.config import OPERATIONAL, Config
 from mslt.console import Console
@@ -41,11 +42,21 @@ class Done:
 
 def train(job: Job, state: State, run: Run, console: Console) -> Iterator[Done]:
     """The loop: yields after every step, so that the caller may stop, or interleave runs."""
+    with job.prefix_cache(console.say) as cache:
+        yield from train_with(cache, job, state, run, console)
+
+
+def train_with(
+    cache: PrefixCache | None, job: Job, state: State, run: Run, console: Console
+) -> Iterator[Done]:
+    """The loop, with what keeps the forward-only layers' output or without."""
     clock = Clock(state.seconds, job.world.device)
     for index, stage, steps in job.plan.remaining(state.step):
         model, moments = enter_stage(job, state, index)
         freeze(model, stage.learns_from, pair_head=job.config.instances.pair != "none")
-        trainer = Trainer(model, job.settings(index), moments, job.world)
+        settings = job.settings(index)
+        keep = cache.stage(index, model, settings.group) if cache else None
+        trainer = Trainer(model, settings, moments, job.world, keep)
         console.enter(index, stage, steps)
         mark = (steps.start, clock.seconds)
         for step in steps:
@@ -252,6 +263,11 @@ def reopen(config: Config, store: TokenStore, run: Run) -> tuple[Job, State]:
             raise ValueError(
                 f"{name} is {now[name]}, but the run in {run.path} was started with {before}"
             )
+    if (job.config.prefix_cache is None) != (run.config.prefix_cache is None):
+        raise ValueError(
+            f"prefix_cache is {job.config.prefix_cache}, but the run in {run.path} was started "
+            f"with {run.config.prefix_cache}: a folder may give way to another, not to none"
+        )
     if facts["store_sha256"] != store_hash(store):
         raise ValueError(
             f"the store {store.path} is not the one that the run in {run.path} began with"

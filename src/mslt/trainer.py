@@ -51,6 +51,18 @@ class Settings:
     prefix_batch: int = 0
     recompute: bool = False
 
+    @property
+    def group(self) -> int:
+        """Sequences that do go through the forward-only layers at once.
+
+        These layers save nothing for a backward pass, so that more sequences go through them than
+        through those that learn; except where dropout within them, seeded by micro-batch, is to be
+        the same as in the learning layers' own pass.
+        """
+        if self.prefix == "exact":
+            return self.micro_batch
+        return max(1, self.prefix_batch // self.micro_batch) * self.micro_batch
+
 
 class Trainer:
     """Trains the parameters of a model that ask for a gradient.
@@ -60,10 +72,16 @@ class Trainer:
         settings: how a step is computed.
         moments: of every parameter that has any, by name; kept for those that do not learn now.
         world: where it runs.
+        keep: makes of the forward-only layers something that keeps their output.
     """
 
     def __init__(
-        self, model: Encoder, settings: Settings, moments: Moments, world: World | None = None
+        self,
+        model: Encoder,
+        settings: Settings,
+        moments: Moments,
+        world: World | None = None,
+        keep: Callable[[Prefix], Callable[[Inputs], Tensor]] | None = None,
     ) -> None:
         self.model = model
         self.settings = settings
@@ -73,6 +91,7 @@ class Trainer:
         self.optimizer = Optimizer(parameters, settings.optimizer, moments)
         self._compute = _half(model) if settings.precision == "bf16" else model
         self.prefix = Prefix(self._compute, forward_only(model), settings.prefix)
+        self._pass_prefix = keep(self.prefix) if keep else self.prefix
         self.phases = Phases()
         halves = dict(self._compute.named_parameters())
         # Tensors that compute in bf16, beside the fp32 weights that they stand for.
@@ -138,22 +157,16 @@ class Trainer:
     def _micro_batches(
         self, step: int, batch: Batch
     ) -> Iterator[tuple[int, Inputs, Tensor | None]]:
-        """Cut a batch up: first sequence, inputs, and the forward-only layers' output if any.
-
-        Those layers save nothing for a backward pass, so that more sequences go through them at
-        once; except where dropout within them, seeded by micro-batch, is to be the same as in the
-        learning layers' own pass.
-        """
-        micro, group = self.settings.micro_batch, self.settings.micro_batch
-        if self.prefix.layers and self.prefix.kind != "exact":
-            group = max(micro, self.settings.prefix_batch // micro * micro)
+        """Cut a batch up: first sequence, inputs, and the forward-only layers' output if any."""
+        micro = self.settings.micro_batch
+        group = self.settings.group if self.prefix.layers else micro
         for first in range(0, len(batch.lengths), group):
             inputs = Inputs.of(batch[first : first + group], self.world.device)
             x_BLD = None
             if self.prefix.layers:
                 self._seed(step, first, "prefix")
                 with self.phases("prefix"):
-                    x_BLD = self.prefix(inputs)
+                    x_BLD = self._pass_prefix(inputs)
             for start in range(0, len(inputs.input_ids), micro):
                 part = slice(start, start + micro)
                 yield first + start, inputs[part], None if x_BLD is None else x_BLD[part]
@@ -164,7 +177,12 @@ class Trainer:
         So nothing but the step has to be remembered to resume.
         """
         place = (self.settings.seed, step, start, ("prefix", "learning").index(part))
-        torch.manual_seed(hash(place) & (2**63 - 1))
+        seed = hash(place) & (2**63 - 1)
+        if self.world.device == "cpu":
+            # torch.manual_seed formats a stack trace for the GPUs that are not in use: 0.25 ms.
+            torch.default_generator.manual_seed(seed)
+        else:
+            torch.manual_seed(seed)
 
     @torch.no_grad()
     def _collect(self) -> None:
