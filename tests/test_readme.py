@@ -54,7 +54,8 @@ def test_every_command_of_the_readme_is_one_that_the_program_takes(line, tmp_pat
     _, command, *rest = shlex.split(line, comments=True)
     asked = []
     if command == "prepare":
-        monkeypatch.setattr("mslt.data.prepare.prepare", lambda *given: asked.append(given))
+        for name in ("prepare.prepare", "shards.prepare_shard", "shards.merge"):
+            monkeypatch.setattr(f"mslt.data.{name}", lambda *given: asked.append(given))
     else:
         rest.append("--print_config")
     assert cli.main([command, *rest]) == 0

@@ -82,6 +82,35 @@ def _prepare(argv: list[str]) -> int:
     """Turn text into a token store."""
     from mslt.data.prepare import PrepareConfig
 
+    options = _prepare_options()
+    options.add_fields(PrepareConfig)
+    given = options.parse(argv)
+    sources, out = options.need(given, "source"), Path(options.need(given, "out"))
+    fields = {key: given[key] for key in options.fields if key in given}
+    if given.get("merge"):
+        for key in ("shard", *fields):
+            if key in given:
+                raise ValueError(f"{key} has no effect beside merge: the shards are made already")
+
+        from mslt.data.shards import merge
+
+        merge(sources, out)
+        return OK
+    how = PrepareConfig(**fields)
+    if "shard" in given:
+        from mslt.data.shards import parse, prepare_shard
+
+        prepare_shard(sources, out, *parse(given["shard"]), how)
+        return OK
+
+    from mslt.data.prepare import prepare
+
+    prepare(sources, out, how)
+    return OK
+
+
+def _prepare_options() -> Options:
+    """What `mslt prepare` is told beside how text becomes a store."""
     options = Options(
         "mslt prepare SOURCE... --out STORE [options]",
         "Turn text into a token store: sentences as WordPieces, memory-mapped.",
@@ -90,6 +119,8 @@ def _prepare(argv: list[str]) -> int:
             "mslt prepare a.txt.zst b.jsonl.gz c.parquet --out store --tokenizer vocab.txt",
             "mslt prepare pydocs --out store --on_bad_text skip",
             "mslt prepare hf:wikimedia/wikipedia,20231101.en,train --out store",
+            "mslt prepare my_text/ --tokenizer vocab.txt --shard 2/8 --out shards/2",
+            "mslt prepare --merge shards/* --out store",
         ],
     )
     options.positional(
@@ -99,15 +130,22 @@ def _prepare(argv: list[str]) -> int:
         many=True,
     )
     options.option("out", str, "the store's folder, which must not exist")
-    options.add_fields(PrepareConfig)
-    given = options.parse(argv)
-    sources, out = options.need(given, "source"), Path(options.need(given, "out"))
-    how = PrepareConfig(**{key: given[key] for key in options.fields if key in given})
-
-    from mslt.data.prepare import prepare
-
-    prepare(sources, out, how)
-    return OK
+    options.option(
+        "shard",
+        str,
+        "I/N: prepare only the I-th of N even parts of the text, counted from 1, each on a machine "
+        "of its own. Give all of them the same sources by the same names and the same options. "
+        "Without --tokenizer each reads all of the text, to learn the same vocabulary from it. "
+        "Plain .txt and .jsonl files are divided among shards; any other source goes whole to one",
+    )
+    options.option(
+        "merge",
+        bool,
+        "each SOURCE is the folder of a shard: make of all N the store that one machine would "
+        "have made, bit for bit",
+        False,
+    )
+    return options
 
 
 def _pretrain(argv: list[str]) -> int:

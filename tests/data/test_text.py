@@ -3,7 +3,7 @@ import io
 import pytest
 
 from mslt.data import text as text_module
-from mslt.data.text import Repairs, clean, decode, lines
+from mslt.data.text import Repairs, clean, decode, lines, section
 
 
 def read(raw, policy="strict", cut=True):
@@ -78,6 +78,41 @@ def test_utf_16_is_named(codec):
     with pytest.raises(ValueError, match=r"^f.txt:1: UTF-16 instead of UTF-8"):
         read(raw.encode(codec))
     assert read(raw.encode(codec), "replace")[0] == []
+
+
+SECTIONS = {
+    "lines": b"one\n\nthe third line\n" + b"long " * 9 + b"\n\n\nlast",
+    "mark": b"\xef\xbb\xbfone\n\xef\xbb\xbftwo\n",
+    "one": b"a single line of text",
+    "empty lines": b"\n\n\n",
+}
+
+
+@pytest.mark.parametrize("kind", SECTIONS)
+@pytest.mark.parametrize("policy", ["replace", "skip"])
+def test_sections_have_every_line_once_wherever_they_meet(tmp_path, small, kind, policy):
+    raw = SECTIONS[kind]
+    (tmp_path / "f.txt").write_bytes(raw)
+    whole = read(raw, policy)
+    for first in range(len(raw) + 1):
+        for second in range(first, len(raw) + 1, 3):
+            repairs, found = Repairs(policy), []
+            for begin, end in ((0, first), (first, second), (second, None)):
+                if begin == end:
+                    continue
+                with open(tmp_path / "f.txt", "rb", buffering=0) as file:
+                    part = section(file, begin, end)
+                    if part is not None:
+                        stream, before = part
+                        found += lines(stream, "f.txt", repairs, lambda: None, True, before)
+            assert (found, repairs.counts) == whole
+
+
+def test_utf_16_has_no_sections_but_the_first(tmp_path):
+    (tmp_path / "f.txt").write_bytes("\ufeffone\ntwo\n".encode("utf-16-le"))
+    with open(tmp_path / "f.txt", "rb", buffering=0) as file:
+        assert section(file, 8, None) is None
+        assert section(file, 0, 8) is not None
 
 
 def test_bad_utf_8_is_refused_with_its_place():

@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tokenizers import Tokenizer
 
 import mslt
@@ -30,6 +31,8 @@ from mslt.data.store import (
 from mslt.data.text import BadText, Repairs
 from mslt.data.workers import Chunk, cores, encoded
 from mslt.files import appearing, sha256
+
+TEXT = "text"  # the folder of all documents, before they are split
 
 _CHUNK = 250_000  # characters for a worker at a time
 _SMALL = 1_000_000  # bytes
@@ -111,20 +114,71 @@ def prepare(
     config = config or PrepareConfig()
     found = find(sources)
     with appearing(Path(out)) as folder:
-        start = time.perf_counter()
-        tokenizer = _tokenizer(found, config, progress)
-        tokenizers.save(tokenizer, folder / "tokenizer")
-        learned = time.perf_counter()
-        facts = _write_text(folder, found, tokenizer, config, progress)
-        seconds = time.perf_counter() - learned
-        facts["seconds"] = {"vocabulary": round(learned - start, 3), "encoding": round(seconds, 3)}
-        tokens = sum(counts["tokens"] for counts in facts["counts"].values())
-        facts["tokens_per_second"] = round(tokens / seconds)
-        write_manifest(folder, facts)
+        facts, took = write_text(folder, found, found, config, progress)
+        complete(folder, facts)
     store = TokenStore.open(out)
     if progress:
-        print(summary(store), flush=True)
+        print(f"{summary(store)}\n  {took}", flush=True)
     return store
+
+
+def write_text(
+    folder: Path,
+    found: Sequence[Source],
+    parts: Sequence[Source | None],
+    config: PrepareConfig,
+    progress: bool,
+    goes_on: bool = False,
+) -> tuple[dict[str, Any], str]:
+    """Write the tokenizer, and the text of all sources or of parts of them, documents not split.
+
+    Args:
+        folder: what will be the store or the shard.
+        found: all sources, from which a vocabulary is learned.
+        parts: what is meant of each source, or None where nothing is.
+        config: the options.
+        progress: show how far it is.
+        goes_on: the text may begin within a document.
+
+    Returns:
+        What the manifest says of it, and how long it took in words.
+    """
+    start = time.perf_counter()
+    tokenizer = _tokenizer(found, config, progress)
+    tokenizers.save(tokenizer, folder / "tokenizer")
+    learned = time.perf_counter()
+    reading, hashes, tokens = _encode(folder, parts, config, progress, goes_on)
+    seconds = time.perf_counter() - learned
+    facts = {
+        "vocab_size": tokenizer.get_vocab_size(),
+        "token_dtype": tokenizers.token_dtype(tokenizer.get_vocab_size()).name,
+        "special_ids": {name: tokenizer.token_to_id(name) for name in tokenizers.SPECIAL},
+        "sources": [
+            {"name": source.name, "bytes": source.bytes, **digest}
+            for source, digest in zip(found, hashes)
+        ],
+        "options": _applied(config, tokenizer),
+        "repairs": reading.repairs.facts(),
+        "versions": _versions(),
+    }
+    rate = f"{tokens / seconds:,.0f} tokens/s"
+    return facts, f"vocabulary in {learned - start:.1f} s, text in {seconds:.1f} s ({rate})"
+
+
+def complete(folder: Path, facts: dict[str, Any]) -> None:
+    """Make a store of a folder's tokenizer and text.
+
+    Args:
+        folder: what will be the store.
+        facts: what `write_text` said of it.
+
+    Raises:
+        ValueError: there are too few documents.
+    """
+    dtype = np.dtype(facts["token_dtype"])
+    counts = write_splits(folder, folder / TEXT, dtype, facts["options"]["heldout"])
+    write_unigrams(folder, dtype, facts["vocab_size"])
+    write_manifest(folder, {**facts, "counts": counts})
 
 
 def _tokenizer(found: Sequence[Source], config: PrepareConfig, progress: bool) -> Tokenizer:
@@ -149,10 +203,11 @@ def _learned(config: PrepareConfig) -> dict[str, int]:
 
 
 def _applied(config: PrepareConfig, tokenizer: Tokenizer) -> dict[str, Any]:
-    """Every option, those that were not given as they were applied."""
+    """Every option that decides what the store is, as it was applied."""
+    given = {name: value for name, value in asdict(config).items() if name != "workers"}
     lowercase, accents = tokenizer.normalizer.lowercase, tokenizer.normalizer.strip_accents
     said = {"lowercase": lowercase, "strip_accents": lowercase if accents is None else accents}
-    return asdict(config) | said | _learned(config)
+    return given | said | _learned(config)
 
 
 def _reading(config: PrepareConfig, shown: Progress) -> Reading:
@@ -171,64 +226,54 @@ def _for_vocabulary(source: Source, reading: Reading) -> Iterator[str]:
             return
 
 
-def _write_text(
+def _encode(
     folder: Path,
-    found: Sequence[Source],
-    tokenizer: Tokenizer,
+    parts: Sequence[Source | None],
     config: PrepareConfig,
     progress: bool,
-) -> dict[str, Any]:
-    """Write the splits and the unigrams. Returns what the manifest says of them."""
-    size = tokenizer.get_vocab_size()
-    dtype = tokenizers.token_dtype(size)
+    goes_on: bool,
+) -> tuple[Reading, list[dict[str, str | None]], int]:
+    """Write the text. Returns how it was read, a hash for each source or none, and its tokens."""
+    meant = [part for part in parts if part is not None]
     with (
-        SplitWriter(folder / "everything") as writer,
-        Progress("text", found, progress) as shown,
+        SplitWriter(folder / TEXT, goes_on) as writer,
+        Progress("text", meant, progress) as shown,
     ):
         reading = _reading(config, shown)
-        hashes: list[str | None] = []
-        chunks = _chunks(found, reading, hashes)
-        for part in encoded(chunks, folder / "tokenizer", _workers(found, config)):
-            writer.add(part.tokens, part.lengths, part.ends)
+        hashes: list[dict[str, str | None]] = []
+        chunks = _chunks(parts, reading, hashes)
+        for made in encoded(chunks, folder / "tokenizer", _workers(meant, config)):
+            writer.add(made.tokens, made.lengths, made.ends)
             shown.encoded(writer.documents, writer.tokens)
-    counts = write_splits(folder, folder / "everything", dtype, config.heldout)
-    write_unigrams(folder, dtype, size)
-    return {
-        "vocab_size": size,
-        "token_dtype": dtype.name,
-        "special_ids": {name: tokenizer.token_to_id(name) for name in tokenizers.SPECIAL},
-        "counts": counts,
-        "sources": [
-            {"name": source.name, "bytes": source.bytes, "sha256": digest}
-            for source, digest in zip(found, hashes)
-        ],
-        "options": _applied(config, tokenizer),
-        "repairs": reading.repairs.facts(),
-        "versions": _versions(),
-    }
+    return reading, hashes, writer.tokens
 
 
-def _workers(found: Sequence[Source], config: PrepareConfig) -> int:
+def _workers(parts: Sequence[Source], config: PrepareConfig) -> int:
     """What is asked for, or every core, unless starting processes would take longer than work."""
-    small = all(source.is_file for source in found) and sum(s.bytes for s in found) < _SMALL
+    small = all(part.is_file for part in parts) and sum(part.size for part in parts) < _SMALL
     return config.workers or (1 if small else cores())
 
 
-def _chunks(found: Sequence[Source], reading: Reading, hashes: list[str | None]) -> Iterator[Chunk]:
-    """The text of all sources in portions for the workers; appends a SHA-256 for each source."""
+def _chunks(
+    parts: Sequence[Source | None], reading: Reading, hashes: list[dict[str, str | None]]
+) -> Iterator[Chunk]:
+    """The text in portions for the workers; appends the SHA-256 of each source that is meant."""
     chunk: Chunk = []
     size = 0
-    for source in found:
+    for part in parts:
+        if part is None:
+            hashes.append({})
+            continue
         digest = hashlib.sha256()
-        for text in paragraphs(source, reading):
-            if not source.is_file:
+        for text in paragraphs(part, reading):
+            if not part.is_file:
                 digest.update(f"{text or ''}\n".encode())
             chunk.append(text)
             size += 1 + len(text or "")
             if size > _CHUNK:
                 yield chunk
                 chunk, size = [], 0
-        hashes.append(_file_sha256(source) if source.is_file else digest.hexdigest())
+        hashes.append({"sha256": _file_sha256(part) if part.is_file else digest.hexdigest()})
     yield chunk
 
 
@@ -250,21 +295,21 @@ def _versions() -> dict[str, str]:
 
 
 def summary(store: TokenStore) -> str:
-    """What was made, how fast, and what was done about bad text and where."""
-    facts = store.manifest
-    seconds, lines = facts["seconds"], []
+    """What was made, and what was done about bad text and where."""
+    facts, lines = store.manifest, []
     for split, counts in facts["counts"].items():
         lines.append(
             f"{split + ':':9}{counts['documents']:,} documents, {counts['sentences']:,} sentences, "
             f"{counts['tokens']:,} tokens"
         )
     unknown = int(store.unigrams[facts["special_ids"]["[UNK]"]]) / len(store.train.tokens)
-    lines.append(
-        f"{facts['vocab_size']:,} pieces ({unknown:.2%} of the text is unknown to them) in "
-        f"{seconds['vocabulary']:.1f} s, text in {seconds['encoding']:.1f} s "
-        f"({facts['tokens_per_second']:,} tokens/s)"
-    )
-    for what, found in facts["repairs"].items():
-        places = ", ".join(found["first"])
-        lines.append(f"bad text: {found['count']:,} x {what}, first at {places}")
-    return "\n".join([f"{store.path}", *(f"  {line}" for line in lines)])
+    lines.append(f"{facts['vocab_size']:,} pieces; {unknown:.2%} of the text is unknown to them")
+    return "\n  ".join([f"{store.path}", *lines, *repaired(facts)])
+
+
+def repaired(facts: dict[str, Any]) -> list[str]:
+    """A line for each kind of bad text: how often it was, and where at first."""
+    return [
+        f"bad text: {found['count']:,} x {what}, first at {', '.join(found['first'])}"
+        for what, found in facts["repairs"].items()
+    ]

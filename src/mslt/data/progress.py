@@ -22,7 +22,7 @@ class Progress:
 
     def __init__(self, label: str, sources: Sequence[Source], show: bool) -> None:
         self.label = label
-        self.total = sum(s.bytes for s in sources) if all(s.is_file for s in sources) else None
+        self.total = sum(s.size for s in sources) if all(s.is_file for s in sources) else None
         self._show = show
         self._terminal = show and sys.stderr.isatty()
         self._begin = self._printed = time.monotonic()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from mslt.data import pydocs
-from mslt.data.text import Repairs, clean, decode, lines
+from mslt.data.text import Repairs, clean, decode, lines, section
 
 Documents = Literal["blank_line", "line", "file"]
 
@@ -37,17 +37,31 @@ class Source:
         kind: .txt, .jsonl, .parquet, pydocs or hf.
         codec: gzip or zstd, where a file is compressed.
         bytes: size on disk; 0 where it is not a file.
+        begin: byte at which the part of a file begins that is meant; its lines are what counts.
+        end: byte at which the next part begins; None for the last part and for the whole.
     """
 
     name: str
     kind: str
     codec: str | None = None
     bytes: int = 0
+    begin: int = 0
+    end: int | None = None
 
     @property
     def is_file(self) -> bool:
         """Whether it lies on disk."""
         return self.kind in SUFFIXES
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether it can be read from any line on."""
+        return self.kind in (".txt", ".jsonl") and self.codec is None
+
+    @property
+    def size(self) -> int:
+        """Bytes of what is meant."""
+        return (self.bytes if self.end is None else self.end) - self.begin
 
 
 def _ignore(count: int) -> None:
@@ -128,8 +142,10 @@ def paragraphs(source: Source, reading: Reading) -> Iterator[str | None]:
             else:
                 yield text
     except OSError as error:
-        reading.repairs.bad(source.name, "cannot be read", error.strerror or str(error))
-    yield None
+        if source.begin == 0 or reading.repairs.policy == "strict":  # its first part counts it
+            reading.repairs.bad(source.name, "cannot be read", error.strerror or str(error))
+    if source.end is None:  # else a document may go on in the next part
+        yield None
 
 
 def _parts(text: str) -> Iterator[str]:
@@ -143,21 +159,24 @@ def _lines(source: Source, reading: Reading, cut: bool) -> Iterator[tuple[str, b
     """`FILE:LINE` and the line."""
     with ExitStack() as stack:
         file = stack.enter_context(open(source.name, "rb", buffering=0))
-        stream = _decompressed(file, source, stack)
-        before = 0
+        part = section(file, source.begin, source.end)
+        if part is None:
+            return
+        stream, before = part
+        if source.codec is not None:
+            stream = _decompressed(file, source, stack)
+        place = file.tell()
 
         def progress() -> None:
-            nonlocal before
-            reading.advance(file.tell() - before)
-            before = file.tell()
+            nonlocal place
+            reading.advance(file.tell() - place)
+            place = file.tell()
 
-        for number, line in lines(stream, source.name, reading.repairs, progress, cut):
+        for number, line in lines(stream, source.name, reading.repairs, progress, cut, before):
             yield f"{source.name}:{number}", line
 
 
 def _decompressed(file: IO[bytes], source: Source, stack: ExitStack) -> Any:
-    if source.codec is None:
-        return file
     import pyarrow as pa  # a tenth of a second, for those who need it
 
     # Unlike the zstandard package's reader, this one notices that a frame is torn.

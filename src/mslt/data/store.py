@@ -11,6 +11,7 @@ STORE/manifest.json          written last: counts, hashes, versions
 
 import json
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import numpy as np
 from mslt.files import sha256
 
 FORMAT = 1
+SHARD = "shard.json"  # stands in a folder of `mslt.data.shards` in the manifest's place
 SPLITS = ("train", "heldout")
 _OFFSETS = ("sentences", "documents")
 _FILES = ("unigrams.bin", *(f"{s}/{n}.bin" for s in SPLITS for n in ("tokens", *_OFFSETS)))
@@ -47,8 +49,15 @@ class Split:
     @classmethod
     def open(cls, folder: Path, dtype: np.dtype) -> "Split":
         """Map the three files of a split into memory."""
-        offsets = [np.memmap(folder / f"{n}.bin", dtype=np.uint64, mode="r") for n in _OFFSETS]
-        return cls(np.memmap(folder / "tokens.bin", dtype=dtype, mode="r"), *offsets)
+        offsets = [_mapped(folder / f"{n}.bin", np.dtype(np.uint64)) for n in _OFFSETS]
+        return cls(_mapped(folder / "tokens.bin", dtype), *offsets)
+
+
+def _mapped(path: Path, dtype: np.dtype) -> np.ndarray:
+    """A file as a read-only array; nothing is read until it is used."""
+    if path.stat().st_size == 0:  # which the system cannot map
+        return np.zeros(0, dtype)
+    return np.memmap(path, dtype=dtype, mode="r")
 
 
 @dataclass(frozen=True)
@@ -120,6 +129,8 @@ class TokenStore:
 def _manifest(path: Path) -> dict[str, Any]:
     """The content of a store's manifest.json, with all that opening and training need in it."""
     file = path / "manifest.json"
+    if (path / SHARD).is_file():
+        raise ValueError(f"{path} is a shard: mslt prepare --merge makes a store of all of them")
     if not file.is_file():
         raise ValueError(f"{path} is not a token store: it has no manifest.json (mslt prepare)")
     try:
@@ -146,15 +157,17 @@ class SplitWriter:
 
     Args:
         folder: where to make them.
+        goes_on: keep an end that comes before the first sentence: it ends the document that text
+            before this one began.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, goes_on: bool = False) -> None:
         folder.mkdir()
         self._files = [(folder / f"{name}.bin").open("wb") for name in ("tokens", *_OFFSETS)]
         self.tokens = self.sentences = self.documents = 0
         for file in self._files[1:]:
             file.write(bytes(8))  # the first sentence and the first document begin at 0
-        self._ended = 0
+        self._ended = -1 if goes_on else 0
 
     def __enter__(self) -> "SplitWriter":
         return self
@@ -171,10 +184,11 @@ class SplitWriter:
             lengths: pieces of each sentence, 1 or more.
             ends: after how many of these sentences a document ends, ascending.
         """
-        places = np.unique(ends + np.int64(self.sentences)).astype(np.uint64)
+        places = np.unique(ends + np.int64(self.sentences))
         places = places[places > self._ended]
         offsets = self.tokens + np.cumsum(lengths, dtype=np.uint64)
-        for file, part in zip(self._files, (tokens, offsets.tobytes(), places.tobytes())):
+        parts = (tokens, offsets.tobytes(), places.astype(np.uint64).tobytes())
+        for file, part in zip(self._files, parts):
             file.write(part)
         self.tokens += int(np.sum(lengths))
         self.sentences += len(lengths)
@@ -227,13 +241,26 @@ def _documents(folder: Path) -> int:
 
 
 def _copy(source: Split, begin: int, end: int, writer: SplitWriter) -> None:
-    """Append documents begin to end, a bounded number of sentences at a time."""
-    places = source.documents[begin : end + 1].astype(np.int64)
-    for first in range(int(places[0]), int(places[-1]), _SENTENCES):
-        last = min(first + _SENTENCES, int(places[-1]))
-        offsets = source.sentences[first : last + 1].astype(np.int64)
-        ends = places[(places > first) & (places <= last)] - first
-        writer.add(source.tokens[offsets[0] : offsets[-1]].tobytes(), np.diff(offsets), ends)
+    """Append documents begin to end."""
+    places = source.documents[begin : end + 1]
+    _append(source, int(places[0]), int(places[-1]), places[1:], writer)
+
+
+def join(texts: Iterable[Path], dtype: np.dtype, writer: SplitWriter) -> None:
+    """Append text after text, each the folder of a `SplitWriter` that let documents go on."""
+    for folder in texts:
+        source = Split.open(folder, dtype)
+        _append(source, 0, len(source.sentences) - 1, source.documents[1:], writer)
+
+
+def _append(source: Split, first: int, last: int, ends: np.ndarray, writer: SplitWriter) -> None:
+    """Append sentences first to last, among which documents end, a bounded number at a time."""
+    for begin in range(first, max(last, first + 1), _SENTENCES):
+        end = min(begin + _SENTENCES, last)
+        offsets = source.sentences[begin : end + 1].astype(np.int64)
+        low, high = np.searchsorted(ends, np.array([begin, end + 1], np.uint64))
+        tokens = source.tokens[offsets[0] : offsets[-1]].tobytes()
+        writer.add(tokens, np.diff(offsets), ends[low:high].astype(np.int64) - begin)
 
 
 def write_unigrams(folder: Path, dtype: np.dtype, vocab_size: int) -> np.ndarray:
@@ -249,9 +276,15 @@ def write_unigrams(folder: Path, dtype: np.dtype, vocab_size: int) -> np.ndarray
 
 def write_manifest(folder: Path, facts: dict[str, Any]) -> None:
     """Write manifest.json: the facts, and size and SHA-256 of every file that is there."""
-    files = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        entry = {"bytes": path.stat().st_size, "sha256": sha256(path)}
-        files[path.relative_to(folder).as_posix()] = entry
-    text = json.dumps({"format": FORMAT, **facts, "files": files}, indent=2, allow_nan=False)
+    text = json.dumps(
+        {"format": FORMAT, **facts, "files": hashes(folder)}, indent=2, allow_nan=False
+    )
     (folder / "manifest.json").write_text(text + "\n", encoding="utf-8")
+
+
+def hashes(folder: Path) -> dict[str, dict[str, Any]]:
+    """Size and SHA-256 of every file in a folder, however deep, by its name from there."""
+    return {
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        for path in sorted(p for p in folder.rglob("*") if p.is_file())
+    }

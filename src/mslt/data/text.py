@@ -1,17 +1,18 @@
 """Bytes to clean lines of text, within bounded memory, and what is done about bad text."""
 
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import IO, Any, Literal, Protocol
 
 BadText = Literal["strict", "replace", "skip"]
 
 LINE_BYTES = 16 << 20  # a longer line is bad text
 _BLOCK = 1 << 20
 _BOM = b"\xef\xbb\xbf"
-_PLACES = 3  # of each kind of bad text that are remembered
+PLACES = 3  # of each kind of bad text that are remembered
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 # What BERT would delete, gluing the words on both sides: controls other than white space, the
@@ -61,7 +62,7 @@ class Repairs:
         """Count what was mended or dropped at `where`."""
         self.counts[what] += times
         places = self.first.setdefault(what, [])
-        if len(places) < _PLACES and where not in places:
+        if len(places) < PLACES and where not in places:
             places.append(where)
 
     def facts(self) -> dict[str, dict[str, Any]]:
@@ -80,7 +81,12 @@ class Stream(Protocol):
 
 
 def lines(
-    stream: Stream, name: str, repairs: Repairs, progress: Callable[[], None], cut: bool
+    stream: Stream,
+    name: str,
+    repairs: Repairs,
+    progress: Callable[[], None],
+    cut: bool,
+    before: int = 0,
 ) -> Iterator[tuple[int, bytes]]:
     """Each line and its number from 1, without its end.
 
@@ -90,8 +96,9 @@ def lines(
         repairs: the policy.
         progress: called after each block.
         cut: whether a line of more than `LINE_BYTES` may be mended by cutting it up.
+        before: lines of the file that come before the stream.
     """
-    number, tail, dropping, first = 1, b"", False, True
+    number, tail, dropping, first = before + 1, b"", False, before == 0
     while True:
         try:
             block = stream.read(_BLOCK)
@@ -108,23 +115,72 @@ def lines(
             return
         if first:
             block, first = block.removeprefix(_BOM), False
-        *complete, tail = (tail + block).split(b"\n")
-        for line in complete:
-            if not dropping:
-                yield number, line
-            number, dropping = number + 1, False
-        while len(tail) > LINE_BYTES and not dropping:
-            detail = f"more than {LINE_BYTES >> 20} MB, or no line ends at all"
-            if repairs.bad(f"{name}:{number}", "line too long", detail, "cut" if cut else ""):
-                at = _cut(tail)
-                yield number, tail[:at]
-                tail = tail[at:]
-            else:
-                dropping = True
-        if dropping:
-            tail = b""
+        pieces = (tail + block).split(b"\n")
+        for left, line in zip(range(len(pieces) - 1, -1, -1), pieces):
+            while len(line) > LINE_BYTES and not dropping:
+                detail = f"more than {LINE_BYTES >> 20} MB, or no line ends at all"
+                if repairs.bad(f"{name}:{number}", "line too long", detail, "cut" if cut else ""):
+                    at = _cut(line)
+                    yield number, line[:at]
+                    line = line[at:]
+                else:
+                    dropping = True
+            if left:
+                if not dropping:
+                    yield number, line
+                number, dropping = number + 1, False
+        tail = b"" if dropping else line
     if tail:
         yield number, tail
+
+
+def section(file: IO[bytes], begin: int, end: int | None) -> tuple[Stream, int] | None:
+    """The lines of a file that begin in a section of it, and how many lines come before them.
+
+    Sections that follow one another have every line once, wherever they meet.
+
+    Args:
+        file: unbuffered.
+        begin: the section's first byte.
+        end: the byte after its last one; None is the end of the file.
+
+    Returns:
+        None where no line begins there, or none can be told from another: in UTF-16.
+    """
+    if begin == 0 and end is None:
+        return file, 0
+    if begin and file.read(2) in _UTF16:
+        return None
+    stop = None if end is None else _line_start(file, end)
+    start = _line_start(file, begin)
+    if begin and start == (os.fstat(file.fileno()).st_size if stop is None else stop):
+        return None
+    before = 0
+    file.seek(0)
+    while block := file.read(min(start - file.tell(), _BLOCK)):
+        before += block.count(b"\n")
+    return (file if stop is None else _Until(file, stop)), before
+
+
+class _Until:
+    """A file up to a place in it."""
+
+    def __init__(self, file: IO[bytes], stop: int) -> None:
+        self._file, self._stop = file, stop
+
+    def read(self, size: int, /) -> bytes:
+        return self._file.read(max(0, min(size, self._stop - self._file.tell())))
+
+
+def _line_start(file: IO[bytes], place: int) -> int:
+    """Where the first line begins that begins at a place or after it, or the end of the file."""
+    if place == 0:
+        return 0
+    file.seek(place - 1)
+    while block := file.read(_BLOCK):
+        if (found := block.find(b"\n")) >= 0:
+            return file.tell() - len(block) + found + 1
+    return file.tell()
 
 
 def _cut(line: bytes) -> int:
