@@ -1,6 +1,7 @@
 """The loop: what it writes, what it leaves alone, and where it stops."""
 
 import json
+import shutil
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -8,10 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import text
 from safetensors.torch import load_file
 from tiny_run import TINY, losses, steps
 
+from mslt.cli import main
 from mslt.config import InstanceConfig, OptimizerConfig
+from mslt.data.prepare import PrepareConfig, prepare
 from mslt.data.store import TokenStore
 from mslt.job import Job
 from mslt.pretrain import enter_stage, pretrain
@@ -95,6 +99,41 @@ def test_weights_that_are_not_finite_reach_no_folder(
 def test_a_folder_that_holds_something_is_not_written_to(store: Path, unbroken: Path) -> None:
     with pytest.raises(ValueError, match="go on with --resume"):
         pretrain(TINY, store, unbroken)
+
+
+def test_training_reads_the_store_and_leaves_it_as_it_is(store: Path, tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(store, tmp_path / "store"))
+    for path in [*copied.rglob("*"), copied]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in copied.rglob("*.*")}
+    assert pretrain(TINY, copied, tmp_path / "run") == 0
+    for path in [copied, *copied.rglob("*")]:
+        if path.is_dir():
+            path.chmod(0o755)
+    assert {
+        path: (path.stat().st_mtime_ns, path.read_bytes()) for path in copied.rglob("*.*")
+    } == before
+
+
+def test_of_a_large_store_a_sample_is_verified_or_all_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("mslt.data.store.BLOCK", 1000)
+    monkeypatch.setattr("mslt.pretrain.SAMPLE", 0)
+    (tmp_path / "text.txt").write_text(text(60), encoding="utf-8")
+    how = PrepareConfig(vocab_size=120, workers=1)
+    made = prepare([str(tmp_path / "text.txt")], tmp_path / "store", how, progress=False)
+    assert pretrain(TINY, made.path, tmp_path / "run") == 0
+    assert "--verify compares all" in capsys.readouterr().out
+    words = ["pretrain", "--resume", "--out", str(tmp_path / "run")]
+    assert main([*words, "--verify"]) == 0
+    assert "--verify" not in capsys.readouterr().out
+    tokens = made.path / "train" / "tokens.bin"
+    content = bytearray(tokens.read_bytes())
+    content[2000] ^= 1
+    tokens.write_bytes(content)
+    assert main([*words, "--verify"]) == 2
+    assert "train/tokens.bin is damaged: its SHA-256" in capsys.readouterr().err
 
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(

@@ -202,10 +202,6 @@ def test_a_damaged_store_is_refused_before_there_is_a_run(store: Path, tmp_path:
     with pytest.raises(ValueError, match=r"train/tokens\.bin is damaged: its SHA-256"):
         pretrain(TINY, copied, tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    opened = TokenStore.open(store)
-    size = sum(entry["bytes"] for entry in opened.manifest["files"].values())
-    assert opened.verify(at_most=size) == []
-    assert opened.verify(at_most=size - 1) == ["train/tokens.bin"]  # the largest
 
 
 def test_a_run_that_is_trained_is_not_trained_twice(store: Path, stopped: Path) -> None:

@@ -164,6 +164,12 @@ def _pretrain(argv: list[str]) -> int:
     options.option("data", str, "the token store, from mslt prepare")
     options.option("out", str, "the run's folder")
     options.option("resume", bool, "go on with the run in --out from its last checkpoint", False)
+    options.option(
+        "verify",
+        bool,
+        "compare all of the store with its hashes before training, not about 1 GB of it",
+        False,
+    )
     options.option("config", str, "a YAML file of some or all options, on top of RECIPE")
     options.option("print_config", bool, "print the YAML that --config accepts, and stop", False)
     options.add_fields(Config)
@@ -184,7 +190,9 @@ def _pretrain(argv: list[str]) -> int:
 
     from mslt.pretrain import pretrain
 
-    return pretrain(config, data, out, resume=given.get("resume", False))
+    return pretrain(
+        config, data, out, resume=given.get("resume", False), verify=given.get("verify", False)
+    )
 
 
 def _values(options: Options, given: Values) -> Values:

@@ -161,3 +161,10 @@ def sha256(path: Path) -> str:
     """Hash of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def block_sha256(path: Path, size: int, number: int) -> str:
+    """Hash of block `number`, counted from 0, of a file cut into blocks of `size` bytes."""
+    with path.open("rb") as file:
+        file.seek(number * size)
+        return hashlib.sha256(file.read(size)).hexdigest()

@@ -14,7 +14,7 @@ from mslt.cache import PrefixCache
 from mslt.checkpoint import State
 from mslt.config import OPERATIONAL, Config
 from mslt.console import Console
-from mslt.data.store import TokenStore
+from mslt.data.store import SAMPLE, TokenStore
 from mslt.growth import copied_from, freeze, grow, is_fixed
 from mslt.job import Job, store_hash
 from mslt.model import Encoder
@@ -202,7 +202,9 @@ class Stop:
         self.__exit__()
 
 
-def pretrain(config: Config, data: Path, out: Path, *, resume: bool = False) -> int:
+def pretrain(
+    config: Config, data: Path, out: Path, *, resume: bool = False, verify: bool = False
+) -> int:
     """Pre-train by a config on a token store, into a run's folder.
 
     Args:
@@ -210,6 +212,7 @@ def pretrain(config: Config, data: Path, out: Path, *, resume: bool = False) -> 
         data: the token store.
         out: the run's folder: new, or with `resume` the one to go on in.
         resume: go on from the newest good checkpoint.
+        verify: compare all of the store with its hashes, not a sample.
 
     Returns:
         0 when the plan is finished; 130 or 143 when a signal stopped it after a saved step.
@@ -218,8 +221,13 @@ def pretrain(config: Config, data: Path, out: Path, *, resume: bool = False) -> 
         ValueError: what was given does not fit together, or training has diverged.
     """
     store = TokenStore.open(data)
-    if unread := store.verify():
-        print(f"mslt: of {', '.join(unread)} only the size was checked, not the hash", flush=True)
+    compared = store.verify(None if verify else SAMPLE)
+    if compared < store.bytes:
+        print(
+            f"mslt: {compared / 1e9:.1f} of the store's {store.bytes / 1e9:.1f} GB were compared "
+            "with their hashes; --verify compares all",
+            flush=True,
+        )
     if resume:
         run = Run.open(out)
         with run.lock():

@@ -151,6 +151,65 @@ def test_a_damaged_store_is_refused(tmp_path):
         TokenStore.open(path)
 
 
+@pytest.fixture
+def blocks(monkeypatch):
+    """Files have a hash for each kilobyte."""
+    monkeypatch.setattr("mslt.data.store.BLOCK", 1000)
+
+
+def test_every_byte_of_a_store_is_compared_where_that_is_asked_for(tmp_path, blocks):
+    made = store(tmp_path / "store", numbered(300))
+    assert made.verify(None) == made.bytes == sum(f.stat().st_size for f in files(made))
+    for file in files(made):
+        before = file.read_bytes()
+        for place in (0, len(before) // 2, len(before) - 1):
+            damaged = bytearray(before)
+            damaged[place] ^= 1
+            file.write_bytes(damaged)
+            with pytest.raises(ValueError, match=f"^{file} is damaged: its SHA-256"):
+                TokenStore.open(made.path).verify(None)
+        file.write_bytes(before)
+
+
+def files(made):
+    return [p for p in made.path.rglob("*") if p.is_file() and p.name != "manifest.json"]
+
+
+def test_a_sample_holds_all_small_files_and_in_time_every_block_of_the_large(tmp_path, blocks):
+    made = store(tmp_path / "store", numbered(600))
+    entries = made.manifest["files"]
+    small = {name for name, entry in entries.items() if entry["bytes"] <= 1000}
+    assert small
+    assert len(entries) - len(small) >= 4
+    assert all(("blocks" in entries[name]) == (name not in small) for name in entries)
+    assert made.verify(10**6) == made.bytes
+    least = sum(entries[name]["bytes"] for name in small)
+    assert least < made.verify(0) <= least + 1000
+    assert made.verify(3999) <= least + 3000
+    for name in entries:
+        file = made.path / name
+        before = file.read_bytes()
+        file.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+        found, starts = False, 0
+        while not found:
+            starts += 1
+            try:
+                made.verify(3000)
+            except ValueError as error:
+                assert str(error).startswith(f"{file} is damaged: ")  # noqa: PT017
+                found = True
+        assert starts == 1 or name not in small
+        file.write_bytes(before)
+
+
+def test_a_store_is_read_only(tmp_path):
+    made = store(tmp_path / "store", numbered(40))
+    for split in (made.train, made.heldout):
+        for array in (split.tokens, split.sentences, split.documents, made.unigrams):
+            with pytest.raises(ValueError, match="read-only"):
+                array[0] = 1
+
+
 @pytest.mark.parametrize(
     ("keys", "says"),
     [
@@ -172,6 +231,16 @@ def test_a_manifest_that_lacks_something_is_damaged(tmp_path, keys, says):
     del node[last]
     file.write_text(json.dumps(manifest))
     with pytest.raises(ValueError, match=f"^{file} is damaged: {says}$"):
+        TokenStore.open(file.parent)
+
+
+@pytest.mark.parametrize("hashes", [None, 3, [], ["0" * 64] * 9, {}])
+def test_a_manifest_without_the_hash_of_every_block_is_damaged(tmp_path, blocks, hashes):
+    file = store(tmp_path / "store", numbered(300)).path / "manifest.json"
+    manifest = json.loads(file.read_text())
+    manifest["files"]["train/tokens.bin"]["blocks"] = hashes
+    file.write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match="it lacks the hash of a block of train/tokens"):
         TokenStore.open(file.parent)
 
 

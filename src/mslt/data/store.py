@@ -10,6 +10,7 @@ STORE/manifest.json          written last: counts, hashes, versions
 """
 
 import json
+import random
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from mslt.files import sha256
+from mslt.files import block_sha256, sha256
 
 FORMAT = 1
 SHARD = "shard.json"  # stands in a folder of `mslt.data.shards` in the manifest's place
@@ -29,6 +30,8 @@ _DTYPES = ("uint16", "uint32")
 _FEWEST = 4  # documents: two on each side, so that a random next sentence has another document
 _SENTENCES = 100_000  # copied at once
 _TOKENS = 1 << 22  # counted at once
+BLOCK = 1 << 26  # bytes, of which a large file has a hash each
+SAMPLE = 1 << 30  # bytes of large files that are compared with their hashes before a run
 
 
 @dataclass(frozen=True)
@@ -99,31 +102,50 @@ class TokenStore:
                 raise ValueError(f"{path / name} is damaged: {size} bytes, not {entry['bytes']}")
         dtype = np.dtype(manifest["token_dtype"])
         splits = [Split.open(path / split, dtype) for split in SPLITS]
-        unigrams = np.fromfile(path / "unigrams.bin", dtype=np.uint64)
+        unigrams = _mapped(path / "unigrams.bin", np.dtype(np.uint64))
         return cls(path, manifest, splits[0], splits[1], unigrams)
 
-    def verify(self, at_most: int = 1 << 30) -> list[str]:
-        """Compare the files with the manifest's hashes, the smallest files first.
+    @property
+    def bytes(self) -> int:
+        """Size of all files that the manifest names."""
+        return sum(entry["bytes"] for entry in self.manifest["files"].values())
+
+    def verify(self, at_most: int | None = SAMPLE) -> int:
+        """Compare the files with the manifest's hashes.
 
         Args:
-            at_most: bytes to read in all.
+            at_most: bytes to read of the files that have several blocks, at least one block. Which
+                blocks is drawn anew each time, so that many starts see more than one. None reads
+                every file whole.
 
         Returns:
-            The files that would have taken more, of which `open` has checked the size alone.
+            The bytes that were compared; `open` has compared the size of all.
 
         Raises:
             ValueError: naming a file that is damaged.
         """
-        files, unread = self.manifest["files"], []
-        for name in sorted(files, key=lambda name: files[name]["bytes"]):
-            at_most -= files[name]["bytes"]
-            if at_most < 0:
-                unread.append(name)
-            elif sha256(self.path / name) != files[name]["sha256"]:
+        compared = 0
+        blocks: list[tuple[str, int]] = []
+        for name, entry in self.manifest["files"].items():
+            if at_most is not None and "blocks" in entry:
+                blocks += [(name, number) for number in range(len(entry["blocks"]))]
+                continue
+            compared += entry["bytes"]
+            if sha256(self.path / name) != entry["sha256"]:
                 raise ValueError(
                     f"{self.path / name} is damaged: its SHA-256 is not the manifest's"
                 )
-        return unread
+        if at_most is not None and at_most < len(blocks) * BLOCK:
+            blocks = sorted(random.sample(blocks, max(1, at_most // BLOCK)))
+        for name, number in blocks:
+            entry, begin = self.manifest["files"][name], number * BLOCK
+            compared += min(BLOCK, entry["bytes"] - begin)
+            if block_sha256(self.path / name, BLOCK, number) != entry["blocks"][number]:
+                raise ValueError(
+                    f"{self.path / name} is damaged: the SHA-256 of its {BLOCK >> 20} MB from byte "
+                    f"{begin:,} on is not the manifest's"
+                )
+        return compared
 
 
 def _manifest(path: Path) -> dict[str, Any]:
@@ -145,6 +167,11 @@ def _manifest(path: Path) -> dict[str, Any]:
     for name, entry in manifest["files"].items():
         if not isinstance(entry, dict) or not {"bytes", "sha256"} <= entry.keys():
             raise ValueError(f"{file} is damaged: it lacks the size or the hash of {name}")
+        blocks = entry.get("blocks", ())
+        if "blocks" in entry and not (
+            isinstance(blocks, list) and len(blocks) == -(-entry["bytes"] // BLOCK)
+        ):
+            raise ValueError(f"{file} is damaged: it lacks the hash of a block of {name}")
     if manifest["token_dtype"] not in _DTYPES:
         raise ValueError(f"{file} is damaged: token_dtype is {manifest['token_dtype']!r}")
     if missing := [name for name in _FILES if name not in manifest["files"]]:
@@ -283,8 +310,15 @@ def write_manifest(folder: Path, facts: dict[str, Any]) -> None:
 
 
 def hashes(folder: Path) -> dict[str, dict[str, Any]]:
-    """Size and SHA-256 of every file in a folder, however deep, by its name from there."""
-    return {
-        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)}
-        for path in sorted(p for p in folder.rglob("*") if p.is_file())
-    }
+    """Size and SHA-256 of every file in a folder, however deep, by its name from there.
+
+    Of a file of more than one block, the SHA-256 of each block too.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        size = path.stat().st_size
+        entry = found[path.relative_to(folder).as_posix()] = {"bytes": size, "sha256": sha256(path)}
+        if size > BLOCK:
+            numbers = range(-(-size // BLOCK))
+            entry["blocks"] = [block_sha256(path, BLOCK, number) for number in numbers]
+    return found
