@@ -45,6 +45,7 @@ WRONG = [
         for v in ("gpu", "tpu:0", "", "cpu:x", "cpu:0", "cuda:", "cuda:-1")
     ],
     *[(Config, "", "precision", v) for v in ("fp16", "float32")],
+    (Config, "", "compile", "yes"),
     *[(Config, "", "prefix", v) for v in ("auto", "fp16")],
     *[(Config, "", "eval_every", v) for v in (-1,)],
     *[(Config, "", "eval_batches", v) for v in (0,)],
@@ -174,6 +175,7 @@ UNUSUAL = Config(
     prefix_cache="somewhere",
     prefix_cache_gb=0.5,
     recompute=True,
+    compile="on",
     eval_every=0,
     eval_batches=3,
     save_every=9,

@@ -38,9 +38,18 @@ def attend(
         if seen_BL is not None:
             bias_BL = torch.zeros(seen_BL.shape, dtype=q_BHRK.dtype)
             bias_B1L = bias_BL.masked_fill_(~seen_BL, -math.inf)[:, None]
-        return _Attend.apply(q_BHRK, k_BHLK, v_BHLK, bias_B1L, p)
+        return _in_chunks(q_BHRK, k_BHLK, v_BHLK, bias_B1L, p)
     mask = None if seen_BL is None else seen_BL[:, None, None, :]
     return F.scaled_dot_product_attention(q_BHRK, k_BHLK, v_BHLK, attn_mask=mask, dropout_p=p)
+
+
+# Compiled code calls it as it is: its chunks and random numbers are not for the compiler.
+@torch.compiler.disable
+def _in_chunks(
+    q_BHRK: Tensor, k_BHLK: Tensor, v_BHLK: Tensor, bias_B1L: Tensor | None, p: float
+) -> Tensor:
+    mixed_BHRK: Tensor = _Attend.apply(q_BHRK, k_BHLK, v_BHLK, bias_B1L, p)
+    return mixed_BHRK
 
 
 class _Attend(torch.autograd.Function):

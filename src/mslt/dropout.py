@@ -48,9 +48,14 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
         return x
     if x.device.type != "cpu":
         return F.dropout(x, p)
+    return x * _scaled_mask(x, p)
+
+
+@torch.compiler.disable
+def _scaled_mask(x: Tensor, p: float) -> Tensor:
     mask = torch.empty(x.shape, dtype=x.dtype)
     torch.ge(random_words(tuple(x.shape)), below_threshold(p), out=mask)
-    return x * mask.mul_(1 / kept_share(p))
+    return mask.mul_(1 / kept_share(p))
 
 
 class Dropout(nn.Module):

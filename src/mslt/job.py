@@ -123,6 +123,8 @@ class Job:
             prefix=self.prefix,
             prefix_batch=PREFIX_TOKENS // self.plan.stages[index].seq_len,
             recompute=self.config.recompute,
+            compile=self.config.compile == "on"
+            or (self.config.compile == "auto" and self.world.device.startswith("cuda")),
             pair=self.config.instances.pair != "none",
             seed=self.config.seed,
         )

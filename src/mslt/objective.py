@@ -1,5 +1,6 @@
 """The two losses of BERT: masked tokens and sentence pairs (Devlin et al. 2018, section 3.1)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -133,24 +134,20 @@ class _MaskedTokenLoss(torch.autograd.Function):
     def forward(ctx, hidden_ND, token_VD, bias_V, ids_N, weights_N):  # type: ignore[no-untyped-def]
         token = token_VD.to(hidden_ND.dtype)
         wanted = ctx.needs_input_grad
-        grads = [
-            torch.zeros_like(x, dtype=torch.float32) if wants else None
-            for x, wants in zip((hidden_ND, token_VD, bias_V), wanted)
-        ]
+        slopes = _Slopes(hidden_ND, token, bias_V, wanted)
         loss = hidden_ND.new_zeros((), dtype=torch.float32)
         size = max(1, CHUNK_LOGITS // len(token_VD))
         for start in range(0, len(ids_N), size):
             part = slice(start, start + size)
-            hidden, ids, weights = hidden_ND[part], ids_N[part, None], weights_N[part, None]
-            logits = F.linear(hidden, token, bias_V).float()
+            ids, weights = ids_N[part, None], weights_N[part, None]
+            logits = F.linear(hidden_ND[part], token, bias_V).float()
             log_sum = logits.logsumexp(-1, keepdim=True)
             loss += ((log_sum - logits.gather(1, ids)) * weights).sum()
             if any(wanted):
                 # d loss / d logits = weight (softmax - one-hot), in the logits' own memory.
                 slope = logits.sub_(log_sum).exp_().mul_(weights)
-                slope.scatter_add_(1, ids, -weights)
-                _accumulate(grads, part, slope, hidden, token)
-        ctx.save_for_backward(*grads)
+                slopes.add(part, slope.scatter_add_(1, ids, -weights))
+        ctx.save_for_backward(slopes.hidden, slopes.token, slopes.bias)
         ctx.dtypes = hidden_ND.dtype, token_VD.dtype, bias_V.dtype
         return loss
 
@@ -166,21 +163,30 @@ class _MaskedTokenLoss(torch.autograd.Function):
         )
 
 
-def _accumulate(
-    grads: list[Tensor | None], part: slice, slope: Tensor, hidden: Tensor, token: Tensor
-) -> None:
-    """Add one chunk's part to the gradients of hidden, token and bias that are wanted."""
-    grad_hidden, grad_token, grad_bias = grads
-    if grad_bias is not None:
-        grad_bias += slope.sum(0)
-    slope = slope.to(hidden.dtype)
-    if grad_hidden is not None:
-        grad_hidden[part] = slope @ token
-    if grad_token is not None:
-        if hidden.dtype == grad_token.dtype:
-            torch.addmm(grad_token, slope.T, hidden, out=grad_token)
-        else:
-            grad_token += slope.T @ hidden
+class _Slopes:
+    """Gradients of what makes the logits, of those that are wanted, chunk by chunk."""
+
+    def __init__(
+        self, hidden_ND: Tensor, token_VD: Tensor, bias_V: Tensor, wanted: Sequence[bool]
+    ) -> None:
+        self._from = hidden_ND, token_VD
+        self.hidden = torch.empty_like(hidden_ND) if wanted[0] else None
+        self.bias = torch.zeros_like(bias_V, dtype=torch.float32) if wanted[2] else None
+        self.token: Tensor | None = None
+        self._wants_token = wanted[1]
+
+    def add(self, part: slice, slope_NV: Tensor) -> None:
+        """Add what a chunk of rows gives, by the slope of the loss along its logits."""
+        hidden, token = self._from
+        if self.bias is not None:
+            self.bias += slope_NV.sum(0)
+        slope_NV = slope_NV.to(hidden.dtype)
+        if self.hidden is not None:
+            torch.mm(slope_NV, token, out=self.hidden[part])
+        if self._wants_token:
+            # Clearing a matrix of the vocabulary's size costs as much as a third of this product.
+            product = torch.mm(slope_NV.T, hidden[part])
+            self.token = product if self.token is None else self.token.add_(product)
 
 
 def _pair_loss(pair_B2: Tensor, inputs: Inputs) -> Tensor:

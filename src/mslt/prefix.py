@@ -8,6 +8,7 @@ as they come. What that does to the loss is measured in docs/choices.md.
 """
 
 import copy
+import warnings
 from typing import Literal, get_args
 
 import torch
@@ -17,6 +18,9 @@ from mslt.model import Encoder
 from mslt.objective import Inputs
 
 Kind = Literal["exact", "fp32", "bf16", "int8"]
+
+# What the layers of each kind take and give.
+_INSIDE = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.float32}
 
 
 class Prefix:
@@ -56,7 +60,7 @@ class Prefix:
             module.train(self.kind == "exact")
         if x_BLD is None:
             x_BLD = self.embeddings(inputs.input_ids, inputs.segment_ids)
-        x_BLD = x_BLD.to(torch.bfloat16 if self.kind == "bf16" else self.dtype)
+        x_BLD = x_BLD.to(_INSIDE.get(self.kind, self.dtype))
         for block in self.blocks[start:stop]:
             x_BLD = block(x_BLD, inputs.seen)
         return x_BLD
@@ -64,11 +68,11 @@ class Prefix:
 
 def _prepared(block: nn.Module, kind: Kind) -> nn.Module:
     """The layer itself, or a copy of it that computes in another precision."""
-    if kind in ("exact", "fp32"):
+    dtype = next(block.parameters()).dtype
+    if kind == "exact" or (kind != "int8" and dtype == _INSIDE[kind]):
         return block
-    if kind == "bf16":
-        half = next(block.parameters()).dtype == torch.bfloat16
-        return block if half else copy.deepcopy(block).bfloat16()
+    if kind != "int8":
+        return copy.deepcopy(block).to(_INSIDE[kind])
     quantized = copy.deepcopy(block)
     for module in list(quantized.modules()):
         for name, child in list(module.named_children()):
@@ -89,8 +93,12 @@ class Int8Linear(nn.Module):
         weight = linear.weight.detach().float()
         scales = weight.abs().amax(1).clamp(min=1e-12) / 127
         zeros = torch.zeros(len(weight), dtype=torch.int64)
-        integers = torch.quantize_per_channel(weight, scales.double(), zeros, 0, torch.qint8)
-        self.packed = torch.ops.quantized.linear_prepack(integers, linear.bias.detach().float())
+        with warnings.catch_warnings():
+            # Quantized tensors are to leave torch after 2.13; the packed product here is the last
+            # use of one, and the faster of those there are.
+            warnings.simplefilter("ignore")
+            integers = torch.quantize_per_channel(weight, scales.double(), zeros, 0, torch.qint8)
+            self.packed = torch.ops.quantized.linear_prepack(integers, linear.bias.detach().float())
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., out] for [..., in], both fp32."""

@@ -38,6 +38,7 @@ class Settings:
             micro_batch; only as many as that where these layers are computed exactly.
         prefix: how the forward-only layers compute.
         recompute: save memory by computing the learning layers twice.
+        compile: run layers that torch.compile has fused, but for int8 ones.
         pair: whether there is a sentence-pair loss.
         seed: of the dropout.
     """
@@ -50,6 +51,7 @@ class Settings:
     prefix: Kind = "exact"
     prefix_batch: int = 0
     recompute: bool = False
+    compile: bool = False
 
     @property
     def group(self) -> int:
@@ -93,6 +95,8 @@ class Trainer:
         self.prefix = Prefix(self._compute, forward_only(model), settings.prefix)
         self._pass_prefix = keep(self.prefix) if keep else self.prefix
         self.phases = Phases()
+        if settings.compile:
+            _compile(self._compute, self.prefix)
         halves = dict(self._compute.named_parameters())
         # Tensors that compute in bf16, beside the fp32 weights that they stand for.
         self._cast = [(halves[n], p) for n, p in parameters.items() if halves[n] is not p]
@@ -230,6 +234,21 @@ def _half(model: Encoder) -> Encoder:
     half.blocks.to(torch.bfloat16)
     half.head.to(torch.bfloat16)
     return half
+
+
+def _compile(model: Encoder, prefix: Prefix) -> None:
+    """Let each layer run compiled.
+
+    All layers of all stages are one function to the compiler: it makes one graph of it with and one
+    without gradients, for all rows and for those needed, and keeps them on disk for the next run. A
+    layer that it cannot compile runs as it is.
+    """
+    torch._dynamo.config.suppress_errors = True
+    for block in model.blocks[prefix.layers :]:
+        block.compile(dynamic=False)
+    if prefix.kind != "int8":
+        for block in prefix.blocks:
+            block.compile(dynamic=False)
 
 
 def pick_precision(wanted: str, device: str) -> Precision:

@@ -1,0 +1,39 @@
+"""Compiled layers: the same training, and graphs that all stages share."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mslt.config import ModelConfig, OptimizerConfig
+from mslt.data.instances import Batch
+from mslt.growth import freeze
+from mslt.model import Encoder
+from mslt.trainer import Settings, Trainer
+
+EAGER = Settings(OptimizerConfig("adamw"), "fp32", micro_batch=8, pair=True, seed=7, prefix="fp32")
+
+
+def loss(config: ModelConfig, settings: Settings, depth: int, below: int, batch: Batch) -> float:
+    model = Encoder(config, depth, seed=1)
+    freeze(model, below)
+    trainer = Trainer(model, settings, {})
+    trainer.step(0, batch, 1e-3)
+    return float(trainer.step(1, batch, 1e-3)["mlm_loss"])
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+def test_compiled_layers_train_alike_and_later_stages_make_no_new_graph(
+    tiny: ModelConfig, random_batch: Callable[..., Batch]
+) -> None:
+    torch._dynamo.reset()
+    graphs = []
+    for depth, below in [(3, 0), (3, 1), (4, 2)]:
+        compiled = loss(tiny, replace(EAGER, compile=True), depth, below, random_batch())
+        graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+        assert compiled == pytest.approx(loss(tiny, EAGER, depth, below, random_batch()), abs=1e-5)
+    # The second makes those of the layers that only run forward; after it there is nothing new.
+    assert 0 < graphs[0] < graphs[1] == graphs[2]

@@ -1,0 +1,53 @@
+"""Dropout's masks are drawn faster than torch's, and are dropout all the same."""
+
+import pytest
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from mslt.dropout import Dropout, dropout, keep_mask, kept_share
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9, 1e-3])
+def test_elements_are_dropped_with_their_probability_and_the_mean_is_kept(p):
+    torch.manual_seed(1)
+    y = dropout(torch.ones(1000, 1003), p, training=True)
+    dropped = float((y == 0).float().mean())
+    assert dropped == pytest.approx(p, abs=4 * (p * (1 - p) / y.numel()) ** 0.5 + 2**-17)
+    assert y.unique().tolist() == pytest.approx([0, 1 / (1 - p)], rel=1e-3)
+    assert float(y.mean()) == pytest.approx(1, abs=5 * (p / (1 - p) / y.numel()) ** 0.5)
+
+
+def test_the_kept_share_is_exact_to_a_65536th_and_never_nothing():
+    assert kept_share(0.1) == pytest.approx(0.9, abs=2**-17)
+    assert kept_share(0.0) == 1
+    assert kept_share(0.999_999_9) == 2**-16
+
+
+def test_neighbours_and_calls_are_independent():
+    torch.manual_seed(2)
+    one, two = (keep_mask((512, 511), 0.5).float() * 2 - 1 for _ in range(2))
+    for a, b in [(one, two), (one[:, 1:], one[:, :-1]), (one[1:], one[:-1]), (one, one.roll(4, 1))]:
+        assert abs(float((a * b).mean())) < 5 / a.numel() ** 0.5
+
+
+def test_torchs_seed_governs_the_masks():
+    torch.manual_seed(3)
+    one = keep_mask((7, 5), 0.5)
+    torch.manual_seed(3)
+    assert torch.equal(one, keep_mask((7, 5), 0.5))
+    assert not torch.equal(one, keep_mask((7, 5), 0.5))
+
+
+def test_the_gradient_passes_where_the_value_did_also_when_computed_again():
+    x = torch.randn(64, 32, requires_grad=True)
+    for run in (lambda f: f(x), lambda f: checkpoint(f, x, use_reentrant=False)):
+        torch.manual_seed(4)
+        y = run(lambda x: dropout(x, 0.3, training=True))
+        (slope,) = torch.autograd.grad(y.sum(), x)
+        assert torch.allclose(slope * x, y)
+
+
+@pytest.mark.parametrize(("p", "training"), [(0.0, True), (0.5, False)])
+def test_nothing_is_dropped_in_evaluation_or_at_probability_0(p, training):
+    x = torch.randn(3, 4)
+    assert Dropout(p).train(training)(x) is x

@@ -1,0 +1,121 @@
+"""The forward-only layers: the same mathematics when exact, close to it when fast."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mslt.config import ModelConfig, OptimizerConfig
+from mslt.growth import forward_only, freeze
+from mslt.model import Encoder
+from mslt.objective import Inputs, losses
+from mslt.prefix import Prefix, pick_kind
+from mslt.trainer import Settings, Trainer
+
+SETTINGS = Settings(OptimizerConfig(name="adamw"), "fp32", micro_batch=4, pair=True, seed=3)
+KINDS = ("exact", "fp32", "bf16", "int8")
+
+
+@pytest.fixture
+def model(tiny: ModelConfig) -> Encoder:
+    """Three layers with weights of a trained model's size, the lowest two fixed."""
+    model = Encoder(tiny, 3, seed=1)
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for block in model.blocks:
+            for parameter in block.parameters():
+                parameter += torch.randn(parameter.shape, generator=generator) * 0.1
+    freeze(model, 2)
+    return model
+
+
+def without_dropout(config: ModelConfig) -> ModelConfig:
+    return replace(config, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "most"), [("exact", 0), ("fp32", 0), ("bf16", 2e-2), ("int8", 3e-2)]
+)
+def test_the_output_is_that_of_the_models_own_layers(model, random_batch, kind, most):
+    inputs = Inputs.of(random_batch(), "cpu")
+    with torch.no_grad():
+        expected = model.eval().bottom(inputs.input_ids, inputs.segment_ids, inputs.seen, 2)
+    model.embeddings.dropout.p = 0.0
+    for block in model.blocks:
+        block.attention.dropout.p = block.mlp.dropout.p = block.attention.weights_dropout_prob = 0.0
+    found = Prefix(model, 2, kind)(inputs)
+    assert not found.requires_grad
+    assert found.dtype == torch.float32
+    assert float((found - expected).norm() / expected.norm()) <= most
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_exact_layers_have_dropout(model, random_batch, kind):
+    inputs = Inputs.of(random_batch(), "cpu")
+    prefix = Prefix(model.train(), 2, kind)
+    assert torch.equal(prefix(inputs), prefix(inputs)) == (kind != "exact")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_model_itself_stays_as_it_is(model, random_batch, kind):
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    Prefix(model, 2, kind)(Inputs.of(random_batch(), "cpu"))
+    after = model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_split_model_has_the_loss_and_gradients_of_the_whole(tiny, random_batch):
+    inputs = Inputs.of(random_batch(), "cpu")
+    grads = []
+    for split in (False, True):
+        model = Encoder(without_dropout(tiny), 3, seed=1)
+        freeze(model, 2)
+        x = Prefix(model, 2, "exact")(inputs) if split else None
+        sum(losses(model, inputs, x, 2 if split else 0)).backward()
+        grads.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+    assert grads[0].keys() == grads[1].keys()
+    assert all((grads[0][name] - grads[1][name]).abs().max() < 1e-6 for name in grads[0])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_above_fast_layers_is_close_to_training_above_exact_ones(
+    tiny, random_batch, kind, precision
+):
+    seen = []
+    for prefix in ("exact", kind):
+        model = Encoder(without_dropout(tiny), 3, seed=1)
+        freeze(model, 2)
+        settings = replace(SETTINGS, prefix=prefix, prefix_batch=8, precision=precision)
+        trainer = Trainer(model, settings, {})
+        seen.append([float(trainer.step(s, random_batch(s), 1e-3)["mlm_loss"]) for s in range(4)])
+    assert seen[0] == pytest.approx(seen[1], abs=0.02)
+
+
+def test_recomputed_layers_have_the_same_losses_and_updates_with_dropout(tiny, random_batch):
+    models = []
+    for recompute in (False, True):
+        models.append(Encoder(tiny, 3, seed=1))
+        freeze(models[-1], 0)
+        trainer = Trainer(models[-1], replace(SETTINGS, recompute=recompute), {})
+        for step in range(3):
+            trainer.step(step, random_batch(step), 1e-3)
+    one, other = (dict(model.named_parameters()) for model in models)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_forward_only_counts_the_layers_below_the_first_that_learns(tiny):
+    model = Encoder(tiny, 3)
+    for below in (0, 1, 2):
+        freeze(model, below)
+        assert forward_only(model) == below
+    model.requires_grad_(False)
+    assert forward_only(model) == 3
+
+
+def test_a_kind_that_the_device_lacks_is_refused():
+    with pytest.raises(ValueError, match="int8 needs an x86 CPU"):
+        pick_kind("int8", "cuda:0")
+    assert pick_kind("exact", "cpu") == "exact"
+    assert pick_kind("fast", "cpu") in ("bf16", "int8", "fp32")
