@@ -29,7 +29,7 @@ def appearing(path: Path, *, replace: bool = False) -> Iterator[Path]:
     if not replace:
         refuse_standing(path)
     folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder, f"{path} is in use: another process is writing it"):
+    with locked(folder, f"{path} is in use: another process is writing it"), naming(path):
         if not replace:
             refuse_standing(path)  # again: a process that held the lock may have made it
         clear(folder)  # what a kill in the middle left
@@ -45,13 +45,26 @@ def appearing(path: Path, *, replace: bool = False) -> Iterator[Path]:
             folder.rename(path)
             flush(path.parent)
             shutil.rmtree(before, ignore_errors=True)
-        except BaseException as error:
+        except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             if before.exists() and not path.exists():
                 before.rename(path)
-            if isinstance(error, OSError) and error.errno and error.filename is None:
-                error.filename = str(path)  # "no space left" does not say where
             raise
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let the system's errors in the block name a path; "no space left" does not say where.
+
+    Raises:
+        OSError: with its file name.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno and error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def refuse_standing(path: Path) -> None:

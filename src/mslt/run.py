@@ -31,7 +31,7 @@ from mslt.checkpoint import (
     write_folder,
 )
 from mslt.config import Config
-from mslt.files import appearing, locked, require_room, sweep, vanish
+from mslt.files import appearing, locked, naming, require_room, sweep, vanish
 from mslt.model import Encoder
 from mslt.plan import Plan
 from mslt.room import run_bytes, taken
@@ -151,7 +151,8 @@ class Run:
             step: optimisation steps done.
             values: numbers; one that is not finite is written as null.
         """
-        with (self.path / layout.METRICS).open("a", encoding="utf-8") as file:
+        path = self.path / layout.METRICS
+        with naming(path), path.open("a", encoding="utf-8") as file:
             file.write(to_json({"kind": kind, "step": step, **values}) + "\n")
         if self.config.tensorboard:
             if self._tensorboard is None:
@@ -322,7 +323,8 @@ def _finite(value: Any) -> Any:
 def write_text(path: Path, text: str) -> None:
     """Write a file that appears whole under its name."""
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
+    with naming(path):
+        temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
 
 

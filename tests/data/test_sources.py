@@ -1,4 +1,6 @@
+import errno
 import gzip
+import io
 import json
 import re
 import sys
@@ -82,6 +84,18 @@ def test_compressed_files_read_the_same(tmp_path, suffix, pack):
     wanted = [["One.", "Two."], ["Three."]]
     assert documents(write(tmp_path, f"a.jsonl{suffix}", pack(lines))) == wanted
     assert documents(write(tmp_path, f"a.parquet{suffix}", pack(raw))) == wanted
+
+
+def test_a_disk_too_full_to_unpack_to_says_nothing_of_the_text(tmp_path, monkeypatch):
+    class Full(io.BytesIO):
+        def write(self, _):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("mslt.data.sources.tempfile.TemporaryFile", Full)
+    raw = parquet(tmp_path / "p.parquet", text=["One."]).read_bytes()
+    packed = write(tmp_path, "a.parquet.gz", gzip.compress(raw))
+    with pytest.raises(OSError, match="No space left on device"):
+        documents(packed, policy="skip")
 
 
 @pytest.mark.parametrize(("suffix", "pack"), [(".gz", gzip.compress), (".zst", zstd)])

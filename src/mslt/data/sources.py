@@ -4,6 +4,7 @@ Files are read here rather than by a library, so that every complaint names its 
 memory stays bounded, whatever the file holds.
 """
 
+import errno
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,7 @@ from typing import IO, Any, Literal
 
 from mslt.data import pydocs
 from mslt.data.text import Repairs, clean, decode, lines, section
+from mslt.files import naming
 
 Documents = Literal["blank_line", "line", "file"]
 
@@ -23,6 +25,7 @@ _CODECS = {".gz": "gzip", ".zst": "zstd"}
 _KINDS = f"{', '.join(SUFFIXES)} (each also as .gz or .zst)"
 _SPLITS = ("train", "validation", "test")
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _PARAGRAPH = 1 << 20  # characters; a worker holds a small multiple of it
 _COPY = 1 << 20  # bytes
 _ROWS = 32  # of a .parquet at once; a row may be a book
@@ -142,6 +145,8 @@ def paragraphs(source: Source, reading: Reading) -> Iterator[str | None]:
             else:
                 yield text
     except OSError as error:
+        if error.errno in _FULL:  # where a .parquet was unpacked to, which says nothing of the text
+            raise
         if source.begin == 0 or reading.repairs.policy == "strict":  # its first part counts it
             reading.repairs.bad(source.name, "cannot be read", error.strerror or str(error))
     if source.end is None:  # else a document may go on in the next part
@@ -241,8 +246,10 @@ def _parquet(source: Source, reading: Reading) -> Iterator[str | None]:
         if source.codec is not None:
             packed = _decompressed(file, source, stack)
             file = stack.enter_context(tempfile.TemporaryFile())
-            for block in iter(partial(packed.read, _COPY), b""):
-                file.write(block)
+            with naming(Path(tempfile.gettempdir())):
+                for block in iter(partial(packed.read, _COPY), b""):
+                    file.write(block)
+                file.flush()
         try:
             table = pq.ParquetFile(file, buffer_size=_COPY)
             if _has_text(table, source, reading):

@@ -13,6 +13,7 @@ import json
 import random
 import shutil
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -190,7 +191,11 @@ class SplitWriter:
 
     def __init__(self, folder: Path, goes_on: bool = False) -> None:
         folder.mkdir()
-        self._files = [(folder / f"{name}.bin").open("wb") for name in ("tokens", *_OFFSETS)]
+        self._stack = ExitStack()  # closes all of them, also where closing one fails
+        self._files = [
+            self._stack.enter_context((folder / f"{name}.bin").open("wb"))
+            for name in ("tokens", *_OFFSETS)
+        ]
         self.tokens = self.sentences = self.documents = 0
         for file in self._files[1:]:
             file.write(bytes(8))  # the first sentence and the first document begin at 0
@@ -200,8 +205,7 @@ class SplitWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for file in self._files:
-            file.close()
+        self._stack.close()
 
     def add(self, tokens: bytes, lengths: np.ndarray, ends: np.ndarray) -> None:
         """Append sentences, and end documents among them; a document without sentences is dropped.
@@ -297,7 +301,7 @@ def write_unigrams(folder: Path, dtype: np.dtype, vocab_size: int) -> np.ndarray
     for begin in range(0, len(tokens), _TOKENS):
         block = np.bincount(tokens[begin : begin + _TOKENS], minlength=vocab_size)
         counts += block.astype(np.uint64)
-    counts.tofile(folder / "unigrams.bin")
+    (folder / "unigrams.bin").write_bytes(counts.tobytes())
     return counts
 
 

@@ -162,7 +162,9 @@ def save(tokenizer: Tokenizer, folder: str | Path) -> None:
     """Write tokenizer.json, tokenizer_config.json and vocab.txt, as `AutoTokenizer` wants them."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(str(folder / "tokenizer.json"))
+    # Not by its own save, which raises a bare Exception where the disk is full.
+    whole = tokenizer.to_str(pretty=True)
+    (folder / "tokenizer.json").write_text(whole, encoding="utf-8", newline="\n")
     vocab = tokenizer.get_vocab()
     lines = "".join(f"{piece}\n" for piece in sorted(vocab, key=vocab.__getitem__))
     (folder / "vocab.txt").write_text(lines, encoding="utf-8", newline="\n")
@@ -175,7 +177,9 @@ def save(tokenizer: Tokenizer, folder: str | Path) -> None:
         "tokenize_chinese_chars": tokenizer.normalizer.handle_chinese_chars,
         **dict(zip(names, SPECIAL)),
     }
-    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(config, indent=2) + "\n", encoding="utf-8"
+    )
 
 
 def load(path: str | Path) -> Tokenizer:
