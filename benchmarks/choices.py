@@ -29,6 +29,7 @@ MSLT = demo_mslt()
 def variants() -> dict[str, Config]:
     """The configs to compare, by name."""
     schedule, optimizer, plan = MSLT.schedule, MSLT.optimizer, MSLT.plan
+    dropout = replace(MSLT.model, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1)
     return {
         "whole": demo_whole(),
         "stacking": replace(MSLT, plan=replace(plan, method="stacking")),
@@ -42,6 +43,11 @@ def variants() -> dict[str, Config]:
             MSLT, optimizer=replace(optimizer, returning_moments="fresh")
         ),
         "mslt, 50/5/5/5/35": replace(MSLT, plan=replace(plan, shares=[50, 5, 5, 5, 35])),
+        "mslt, int8 below": replace(MSLT, prefix="int8"),
+        "mslt, bf16 below": replace(MSLT, prefix="bf16"),
+        "mslt, dropout": replace(MSLT, model=dropout),
+        "mslt, dropout but below": replace(MSLT, model=dropout, prefix="fp32"),
+        "mslt, dropout but int8 below": replace(MSLT, model=dropout, prefix="int8"),
     }
 
 
