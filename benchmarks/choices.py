@@ -32,7 +32,7 @@ def variants() -> dict[str, Config]:
     dropout = replace(MSLT.model, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1)
     return {
         "whole": demo_whole(),
-        "stacking": replace(MSLT, plan=replace(plan, method="stacking")),
+        "stacking": replace(MSLT, plan=replace(plan, method="stacking", shares=None)),
         "mslt": MSLT,
         "mslt, rate per stage": replace(MSLT, schedule=replace(schedule, per_stage=True)),
         "mslt, linear decay": replace(MSLT, schedule=replace(schedule, shape="linear")),

@@ -190,14 +190,17 @@ class Variant:
         return {"seconds": known, **({"dropped": self.note} if self.note else {})}
 
 
-def take_turns(variants: Sequence[Variant], blocks: int, steps: int, device: str) -> None:
+def take_turns(
+    variants: Sequence[Variant], blocks: int, steps: int, device: str, *, quiet: bool = False
+) -> None:
     """Time every variant in every block, so that what else the machine does falls on all alike.
 
     Of rivals, those stay to the end that may be the best; what is left out says so in its `note`.
     """
     for variant in variants:
         variant.first = _timed(variant.step, range(1), device)
-        print(f"first step of {variant.name}: {variant.first:.2f} s", flush=True)
+        if not quiet:
+            print(f"first step of {variant.name}: {variant.first:.2f} s", flush=True)
     for variant, rivals in _rivalries(variants):
         best = min(rival.first for rival in rivals)
         if variant.first > HOPELESS[0] * best and variant.first > HOPELESS[1] + best:

@@ -4,6 +4,7 @@ import json
 
 import common
 import engine
+import parts
 import pytest
 import reference
 import torch
@@ -31,6 +32,19 @@ def test_engine_compares_whole_model_steps_with_hugging_face(capsys):
     assert 0 < result["mfu"] < 1
     assert len(result["variants"]) == 5
     assert result["hardware"]["threads"] == 1
+
+
+def test_parts_names_every_way_to_compute_them(capsys):
+    parts.main(["--shape", "tiny", "--blocks", "1", "--only", "attention", "dropout", "update"])
+    result = last_line(capsys)["milliseconds"]
+    assert list(result["update"]) == [
+        "ours, LAMB",
+        "ours, AdamW",
+        "torch, AdamW fused",
+        "torch, AdamW foreach",
+    ]
+    assert len(result) == 6
+    assert all(ms > 0 for ways in result.values() for ms in ways.values())
 
 
 def test_no_ratio_is_printed_of_an_engine_that_computes_something_else(monkeypatch, capsys):
