@@ -89,7 +89,7 @@ def test_reading_gives_the_losses_and_weights_of_computing(
     folder = tmp_path / "cache"
     assert pretrain(cached(folder), small, tmp_path / "run") == 0
     assert_same(tmp_path / "run", computed)
-    room = f"{8 * SIZE / 1e9:.3g} GB for what comes again"
+    room = f"4 batches come again after 4 steps, {8 * SIZE / 1e9:.3g} GB"
     assert said(capsys) == [
         room,
         "6 groups of sequences read, 0 carried on from the layers below, 8 computed",
@@ -150,8 +150,11 @@ def test_a_run_that_began_without_a_cache_goes_on_without(small: Path, tmp_path:
 
 
 def test_what_is_kept_has_no_dropout_and_what_learns_has(small: Path) -> None:
-    for prefix, kind in (("exact", "fp32"), ("fp32", "fp32"), ("bf16", "bf16")):
-        config = cached(Path("unused"), prefix=prefix)
+    for precision, prefix, kind in (
+        *(("fp32", "exact", "fp32"), ("fp32", "bf16", "bf16")),
+        *(("bf16", "exact", "bf16"), ("bf16", "fp32", "fp32")),
+    ):
+        config = cached(Path("unused"), precision=precision, prefix=prefix)
         assert Job.prepare(config, TokenStore.open(small)).prefix == kind
     bare = cached(Path("unused"), prefix_cache=None)
     assert Job.prepare(bare, TokenStore.open(small)).prefix == "exact"

@@ -201,7 +201,7 @@ class PrefixCache:
         known = origins(model, cuts(self._plan, index), facts)
         groups = -(-batch_size // group)
         size = min(group, batch_size) * stage.seq_len * model.config.hidden_size * 2
-        self._make_room(visits.batches * groups, size, set(known.values()))
+        self._make_room(visits, visits.batches * groups, size, set(known.values()))
 
         def number(inputs: Inputs) -> int:
             step, row = divmod(int(inputs.ids[0]), batch_size)
@@ -215,13 +215,16 @@ class PrefixCache:
             tally=self._tally,
         )
 
-    def _make_room(self, count: int, size: int, known: set[bytes]) -> None:
+    def _make_room(self, visits: Visits, count: int, size: int, known: set[bytes]) -> None:
         room = self._records.shape(count, size)
-        text = f"{room * size / 1e9:,.3g} GB for what comes again"
+        text = (
+            f"{visits.batches:,} batches come again after {visits.period:,} steps, "
+            f"{count * size / 1e9:,.3g} GB"
+        )
         if room < count:
-            text = (
-                f"room for {room * size / 1e9:,.3g} of {count * size / 1e9:,.3g} GB "
-                f"(prefix_cache_gb); the rest is computed each time"
+            text += (
+                f", of which {room * size / 1e9:,.3g} fit (prefix_cache_gb); "
+                f"the rest is computed each time"
             )
         ours, others = self._records.made_from(known)
         if ours:

@@ -96,12 +96,14 @@ class Job:
             for i in range(config.eval_batches)
         ]
         frequencies = log_frequencies(store.unigrams)
+        precision = began["precision"] if began else pick_precision(config.precision, device)
+        prefix = began["prefix"] if began else prefix_wanted(config, precision)
         return cls(
             config=config,
             plan=plan,
             world=World(device=device),
-            precision=began["precision"] if began else pick_precision(config.precision, device),
-            prefix=pick_kind(began["prefix"] if began else prefix_wanted(config), device),
+            precision=precision,
+            prefix=pick_kind(prefix, device),
             instances=instances,
             heldout=heldout,
             baseline=unigram_loss(frequencies, heldout),
@@ -145,7 +147,8 @@ class Job:
         facts = {
             "versions": [mslt.__version__, torch.__version__],
             "device": self.world.device.partition(":")[0],
-            "computed": [self.prefix, self.precision, asdict(config.model)],
+            "computed": [self.prefix, self.precision, self.settings(0).compile],
+            "model": asdict(config.model),
             "instances": [self.store_sha256, asdict(config.instances)],
             "order": [config.seed, config.batch_size],
         }
@@ -181,10 +184,10 @@ class Job:
         }
 
 
-def prefix_wanted(config: Config) -> str:
-    """How the forward-only layers are to compute: what is kept of them has no dropout."""
+def prefix_wanted(config: Config, precision: Precision) -> str:
+    """How the forward-only layers are to compute. What is kept of them has no dropout."""
     kept = config.prefix_cache is not None
-    return "fp32" if kept and config.prefix == "exact" else config.prefix
+    return precision if kept and config.prefix == "exact" else config.prefix
 
 
 def refuse_single_visits(plan: Plan, instances: Instances) -> None:
