@@ -13,9 +13,10 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-SECRET = "a-secret-of-the-environment"  # noqa: S105  must appear in no file that is written
+SECRET = "a-secret-of-the-environment"  # which must appear in no file that is written
 CANARY = "executed"  # what hostile files would leave behind, if anything in them ran
 _EVERY = 0.02  # seconds between two looks at the memory
+_PAUSE = 1.0  # a longer one means that the machine, or this process, stood still
 _MOST_BYTES = 3 << 30  # a process tree beyond that is ended, for the machine's sake
 
 
@@ -27,7 +28,7 @@ class Outcome:
         status: its exit status; None where it ran out of time or memory.
         out: its standard output.
         err: its standard error.
-        seconds: wall clock.
+        seconds: wall clock, without the pauses of a machine that stood still.
         peak: bytes of memory, the most that its processes had together.
         noticed: what it did that it must not.
     """
@@ -51,7 +52,7 @@ def run(words: Sequence[str | bytes], folder: Path, limit: float = 120.0) -> Out
     log = folder.with_name(f"{folder.name}.log")
     for name in ("home", "tmp"):
         (folder / name).mkdir(exist_ok=True)
-    start, peak = time.monotonic(), 0
+    seconds, peak = 0.0, 0
     with (
         (folder / "tmp" / "out").open("w+b") as out,
         (folder / "tmp" / "err").open("w+b") as err,
@@ -65,15 +66,18 @@ def run(words: Sequence[str | bytes], folder: Path, limit: float = 120.0) -> Out
             start_new_session=True,
         ) as process,
     ):
+        before = time.monotonic()
         while process.poll() is None:
             peak = max(peak, _memory(process.pid))
-            if time.monotonic() - start > limit or peak > _MOST_BYTES:
+            now = time.monotonic()
+            seconds, before = seconds + min(now - before, _PAUSE), now
+            if seconds > limit or peak > _MOST_BYTES:
                 os.killpg(process.pid, signal.SIGKILL)
                 break
             time.sleep(_EVERY)
         ended = process.poll()
         process.wait()
-        seconds = time.monotonic() - start
+        seconds += min(time.monotonic() - before, _PAUSE)
         texts = [Path(file.name).read_bytes().decode(errors="replace") for file in (out, err)]
     noticed = tuple(dict.fromkeys(log.read_text().splitlines())) if log.exists() else ()
     log.unlink(missing_ok=True)
@@ -126,7 +130,6 @@ def _session(pid: str) -> int:
 
 def remove(folder: Path) -> None:
     """Take away a case's folder, whatever its modes."""
-    for path in [folder, *folder.rglob("*")]:
-        if path.is_dir() and not path.is_symlink():
-            path.chmod(0o700)
+    for place, _, _ in os.walk(folder):
+        os.chmod(place, 0o700)
     shutil.rmtree(folder)

@@ -2,9 +2,8 @@
 
 import argparse
 import json
+import os
 import random
-import re
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from torture import box
 from torture.box import CANARY, SECRET, Outcome
 
 MOST_BYTES = 1 << 30  # of memory, for every process of a command together
-MOST_SECONDS = 10.0
+MOST_SECONDS = 60.0
 _LONGEST_LINE = 1000  # characters; a message that fills the screen is as bad as none
 
 Content = bytes | Callable[[Path], object]  # of a file, or what makes it
@@ -71,7 +70,8 @@ def complaints(case: Case, outcome: Outcome, folder: Path) -> list[str]:
     if "Traceback" in outcome.err + outcome.out:
         found.append("traceback")
     found += _about_the_line(case, outcome.err)
-    found += _left_behind(folder)
+    if outcome.status is not None:
+        found += _left_behind(folder)
     return found
 
 
@@ -87,21 +87,21 @@ def _about_the_line(case: Case, err: str) -> list[str]:
         found.append(f"does not say {case.says!r}")
     if len(line) > _LONGEST_LINE:
         found.append(f"a line of {len(line)} characters")
-    if re.search(r"[^\S ]|[\x00-\x1f\x7f-\x9f]", line):
+    if not line.isprintable():
         found.append("control characters in it")
     return [*found, f"said: {err[-500:]!r}"] if found else []
 
 
 def _left_behind(folder: Path) -> Iterator[str]:
     """What no command may leave: half a folder, a secret, the trace of code that ran."""
-    for path in folder.rglob("*"):
+    places = ((Path(place), names) for place, *both in os.walk(folder) for names in both)
+    for path in (place / name for place, names in places for name in names):
         if path.name == CANARY:
             yield f"code in a file ran: {path}"
         if path.name.endswith(".tmp") and path.name.startswith("."):
             yield f"{path} was left"
-        if path.suffix in (".json", ".yaml", ".jsonl", ".md") and path.is_file():
-            if path.stat().st_size < 1 << 20 and SECRET.encode() in path.read_bytes():
-                yield f"{path} holds a secret of the environment"
+        if path.is_file() and path.stat().st_size < 1 << 20 and SECRET in path.read_text("latin-1"):
+            yield f"{path} holds a secret of the environment"
 
 
 def campaign(name: str, cases: Sequence[Case], setting: Callable[[Path], None] | None) -> int:
@@ -162,4 +162,6 @@ def good_text(documents: int = 12, seed: int = 0) -> bytes:
     def sentence() -> str:
         return " ".join(draw.choices(words, k=draw.randint(5, 9))).capitalize() + "."
 
-    return "".join(f"{sentence()}\n{sentence()}\n{sentence()}\n\n" for _ in range(documents)).encode()
+    return "".join(
+        f"{sentence()}\n{sentence()}\n{sentence()}\n\n" for _ in range(documents)
+    ).encode()

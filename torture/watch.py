@@ -39,9 +39,8 @@ def end() -> None:
 def _notice(event: str, args: tuple[Any, ...]) -> None:
     if not _folder:
         return
-    if (event in _NETWORK and not _is_local(args)) or event in _PROGRAMS:
-        _note(event, args)
-    elif event == "pickle.find_class" and not str(args[0]).startswith(_OURS):
+    foreign_class = event == "pickle.find_class" and not str(args[0]).startswith(_OURS)
+    if foreign_class or event in _PROGRAMS or (event in _NETWORK and not _is_local(args)):
         _note(event, args)
     elif event == "open" and isinstance(args[2], int) and args[2] & _WRITING:
         _must_be_inside(event, args[0])

@@ -1,7 +1,7 @@
 """The command line. What is heavy is imported by the command that needs it, once all is checked."""
 
+import io
 import itertools
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 
 import mslt
+from mslt import foreign
 from mslt.config import Config, ModelConfig
 from mslt.options import Options, Values, did_you_mean, flatten, unflatten
 from mslt.recipes import RECIPES
@@ -44,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         SIGTERM ended a pre-training, 141 where nobody reads the output any more.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text
     try:
         status = _dispatch(words)
         sys.stdout.flush()
@@ -58,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         text = f"{error.filename}: {error.strerror}" if error.filename else str(error)
     except ValueError as error:
         text = str(error)
-    print("mslt:", " ".join(text.split()), file=sys.stderr)
+    print("mslt:", foreign.printable(text), file=sys.stderr)
     return WRONG
 
 
@@ -245,7 +248,7 @@ def _data_of(run: Path, given: Values) -> Path:
         return Path(given["data"])
     file = run / "run.json"
     try:
-        return Path(json.loads(file.read_text(encoding="utf-8"))["data"])
+        return Path(foreign.read_json_object(file)["data"])
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"{file} does not name the token store: give --data") from None
 

@@ -170,8 +170,23 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
+def require_regular(path: Path) -> None:
+    """Refuse what might never end, or never begin: a pipe, a device.
+
+    Raises:
+        OSError: naming it.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise OSError(f"{path} is no regular file")
+
+
 def sha256(path: Path) -> str:
-    """Hash of a file's content, in hexadecimal."""
+    """Hash of a file's content, in hexadecimal.
+
+    Raises:
+        OSError: it cannot be read, or is no regular file.
+    """
+    require_regular(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

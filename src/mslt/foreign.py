@@ -12,6 +12,8 @@ from typing import Any
 
 import yaml
 
+from mslt.files import require_regular
+
 JSON_BYTES = 64 << 20  # a tokenizer.json of a million pieces has half of it
 YAML_BYTES = 1 << 16  # a configuration takes two thousand
 _SHOWN = 600  # characters of a message
@@ -28,8 +30,7 @@ def read_bytes(path: Path, most: int) -> bytes:
         ValueError: it has more.
         OSError: it cannot be read, or is a pipe or a device, which might never end.
     """
-    if path.exists() and not path.is_dir() and not path.is_file():
-        raise OSError(f"{path} is no regular file")
+    require_regular(path)
     with path.open("rb") as file:
         content = file.read(most + 1)
     if len(content) > most:
@@ -80,7 +81,7 @@ def read_yaml(path: Path) -> Any:
     """
     content = read_bytes(path, YAML_BYTES)
     try:
-        return yaml.load(content.decode(), Loader=_PlainLoader)  # noqa: S506  it is a SafeLoader
+        return yaml.load(content.decode(), Loader=_PlainLoader)
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ValueError(f"{path}{line}: {error.problem}") from None
@@ -100,6 +101,7 @@ class _PlainLoader(yaml.SafeLoader):
         if event.tag is not None:
             raise _refused(f"tags are not read here: {event.tag}", event.start_mark)
         node = super().compose_node(parent, index)
+        assert node is not None
         kind = node.tag.rpartition(":")[2]
         if kind not in _PLAIN:
             raise _refused(f"a {kind} is not read here: write it in quotes", node.start_mark)

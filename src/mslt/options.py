@@ -16,8 +16,9 @@ from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-import yaml
 from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
+
+from mslt import foreign
 
 Values = dict[str, Any]
 
@@ -119,19 +120,16 @@ class Options:
             ValueError: naming the file and the line or the key.
             OSError: it cannot be read.
         """
-        try:
-            tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except yaml.MarkedYAMLError as error:
-            line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-            raise ValueError(f"{path}{line}: {error.problem}") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} is not a text of YAML: {error}") from None
+        tree = foreign.read_yaml(path)
         if not isinstance(tree, dict):
             raise ValueError(f"{path} gives no `key: value`")
-        given = flatten(tree)
-        for key in given:
+        given: Values = {}
+        for key, value in leaves(tree):
             if key not in self.fields:
                 raise ValueError(f"{path}: unknown key {key}{did_you_mean(key, self.fields)}")
+            if key in given:
+                raise ValueError(f"{path}: the key {key} is there twice")
+            given[key] = value
         try:
             parsed = self._parser.parse_object(unflatten(deepcopy(given)), defaults=False)
             values = vars(parsed.as_flat())
@@ -209,13 +207,14 @@ def field_docs(cls: type) -> dict[str, str]:
 
 def flatten(tree: Mapping[Any, Any], prefix: str = "") -> Values:
     """{"model": {"hidden_size": 1}} as {"model.hidden_size": 1}."""
-    return dict(_leaves(tree, prefix))
+    return dict(leaves(tree, prefix))
 
 
-def _leaves(tree: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+def leaves(tree: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and their values."""
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
+            yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 

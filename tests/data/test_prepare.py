@@ -276,7 +276,10 @@ def test_the_manifest_says_how_a_given_tokenizer_spells(tmp_path):
 
 
 def test_ctrl_c_leaves_nothing_and_ends_the_workers(tmp_path):
-    write(tmp_path / "a.txt", corpus(20_000))
+    (tmp_path / "text").mkdir()
+    path = write(tmp_path / "text" / "0.txt", corpus(20_000))
+    for number in range(1, 50):
+        os.link(path, tmp_path / "text" / f"{number}.txt")
     (tmp_path / "vocab.txt").write_text("\n".join([*SPECIAL, *WORDS, "."]))
     code = f"""
         from mslt.data import prepare, workers
@@ -284,7 +287,7 @@ def test_ctrl_c_leaves_nothing_and_ends_the_workers(tmp_path):
         if __name__ == "__main__":
             config = prepare.PrepareConfig(tokenizer={str(tmp_path / "vocab.txt")!r}, workers=2)
             print("begin", flush=True)
-            prepare.prepare([{str(tmp_path / "a.txt")!r}] * 50, {str(tmp_path / "store")!r}, config)
+            prepare.prepare([{str(tmp_path / "text")!r}], {str(tmp_path / "store")!r}, config)
     """
     script = tmp_path / "script.py"
     script.write_text(textwrap.dedent(code))
@@ -304,20 +307,20 @@ def test_ctrl_c_leaves_nothing_and_ends_the_workers(tmp_path):
     _, errors = process.communicate(timeout=60)
     assert process.returncode in (1, -signal.SIGINT)
     assert errors.count("Traceback") == 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "script.py", "vocab.txt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["script.py", "text", "vocab.txt"]
 
 
 def test_a_long_line_takes_little_memory(tmp_path):
-    """A line of 300 MB from an archive of 300 kB, cut up and dropped."""
+    """A line of 300 MB from an archive of 8 MB, cut up and dropped."""
     code = """
-        import gzip, re, sys
+        import gzip, os, re, sys
         from pathlib import Path
         from mslt.data.prepare import PrepareConfig, prepare
         folder = Path(sys.argv[1])
         with gzip.open(folder / "a.txt.gz", "wb", compresslevel=1) as file:
             file.write(b"Some text.\\n\\n" * 4)
             for _ in range(300):
-                file.write(b"many words " * 95_000)
+                file.write(b"many words " * 91_000 + os.urandom(20_000).hex().encode())
         try:
             prepare([str(folder / "a.txt.gz")], folder / "store")
         except ValueError as error:

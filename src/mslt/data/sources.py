@@ -6,6 +6,7 @@ memory stays bounded, whatever the file holds.
 
 import errno
 import json
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -15,8 +16,18 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from mslt.data import pydocs
-from mslt.data.text import Repairs, clean, decode, lines, section
-from mslt.files import naming
+from mslt.data.text import (
+    BOMB,
+    LINE_BYTES,
+    InProportion,
+    Repairs,
+    clean,
+    decode,
+    in_proportion,
+    lines,
+    section,
+)
+from mslt.files import naming, require_regular
 
 Documents = Literal["blank_line", "line", "file"]
 
@@ -28,7 +39,8 @@ _SPLITS = ("train", "validation", "test")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _PARAGRAPH = 1 << 20  # characters; a worker holds a small multiple of it
 _COPY = 1 << 20  # bytes
-_ROWS = 32  # of a .parquet at once; a row may be a book
+_ROWS = 16  # of a .parquet at once; a row may be a book
+_ROW_BYTES = 16  # that a row counts at least, against its file's size
 
 
 @dataclass(frozen=True)
@@ -92,7 +104,9 @@ def find(names: Sequence[str]) -> list[Source]:
     """The streams behind what the user named; a folder gives its files, sorted, however deep.
 
     Raises:
-        ValueError: naming what does not exist, is of no known kind, or holds no text file.
+        ValueError: naming what does not exist, is of no known kind, holds no text file, or is
+            given twice: what is read twice would be learned from and measured on.
+        OSError: a folder cannot be read.
     """
     found: list[Source] = []
     for name in names:
@@ -100,7 +114,7 @@ def find(names: Sequence[str]) -> list[Source]:
         if name == "pydocs" or name.startswith("hf:"):
             found.append(Source(name, name.partition(":")[0]))
         elif path.is_dir():
-            files = sorted(f for f in path.rglob("*") if _is_text(f))
+            files = sorted(f for f in _inside(path) if _is_text(f))
             if not files:
                 raise ValueError(f"{name} holds no {_KINDS}")
             found += map(_file, files)
@@ -112,7 +126,28 @@ def find(names: Sequence[str]) -> list[Source]:
             found.append(_file(path))
     if not found:
         raise ValueError("no source is given: a file, a folder, pydocs or hf:NAME")
+    _refuse_twice(found)
     return found
+
+
+def _inside(folder: Path) -> Iterator[Path]:
+    """The files in a folder, however deep; links to folders are not followed."""
+    left = [str(folder)]
+    while left:
+        for entry in os.scandir(left.pop()):
+            if entry.is_dir(follow_symlinks=False):
+                left.append(entry.path)
+            else:
+                yield Path(entry.path)
+
+
+def _refuse_twice(found: Sequence[Source]) -> None:
+    seen: dict[str, str] = {}
+    for source in found:
+        real = os.path.realpath(source.name) if source.is_file else source.name
+        if real in seen:
+            raise ValueError(f"{source.name} is given twice, the other time as {seen[real]}")
+        seen[real] = source.name
 
 
 def _is_text(path: Path) -> bool:
@@ -163,6 +198,7 @@ def _parts(text: str) -> Iterator[str]:
 def _lines(source: Source, reading: Reading, cut: bool) -> Iterator[tuple[str, bytes]]:
     """`FILE:LINE` and the line."""
     with ExitStack() as stack:
+        require_regular(Path(source.name))
         file = stack.enter_context(open(source.name, "rb", buffering=0))
         part = section(file, source.begin, source.end)
         if part is None:
@@ -185,7 +221,7 @@ def _decompressed(file: IO[bytes], source: Source, stack: ExitStack) -> Any:
     import pyarrow as pa  # a tenth of a second, for those who need it
 
     # Unlike the zstandard package's reader, this one notices that a frame is torn.
-    return stack.enter_context(pa.CompressedInputStream(file, source.codec))
+    return InProportion(stack.enter_context(pa.CompressedInputStream(file, source.codec)), file)
 
 
 def _txt(source: Source, reading: Reading) -> Iterator[str | None]:
@@ -242,6 +278,7 @@ def _parquet(source: Source, reading: Reading) -> Iterator[str | None]:
     import pyarrow.parquet as pq
 
     with ExitStack() as stack:
+        require_regular(Path(source.name))
         file: Any = stack.enter_context(open(source.name, "rb"))
         if source.codec is not None:
             packed = _decompressed(file, source, stack)
@@ -278,21 +315,36 @@ def _has_text(table: Any, source: Source, reading: Reading) -> bool:
 
 
 def _rows(table: Any, source: Source, reading: Reading) -> Iterator[str | None]:
-    import pyarrow as pa
-
     name, total = reading.text_field, table.metadata.num_rows
-    row = done = 0
+    row = done = unpacked = 0
     for batch in table.iter_batches(_ROWS, columns=[name], use_threads=False):
-        # As bytes: Arrow does not check that a string is UTF-8.
-        for raw in batch.column(0).cast(pa.large_binary()).to_pylist():
+        for raw in _cells(batch.column(0)):
             row += 1
+            unpacked += _ROW_BYTES + (raw if isinstance(raw, int) else len(raw or b""))
             where = f"{source.name}:{row}"
             if raw is None:
                 reading.repairs.bad(where, f"field {name!r} is no text", "null")
+            elif isinstance(raw, int):
+                reading.repairs.bad(where, "text too long", f"{raw >> 20} MB")
             elif (text := decode(raw, where, reading.repairs)) is not None:
                 yield from _document(text, where, reading)
+        if not in_proportion(unpacked, source.bytes):
+            raise OSError(f"row {row}: {BOMB}")
         reading.advance(source.bytes * row // total - done)
         done = source.bytes * row // total
+
+
+def _cells(column: Any) -> Iterator[bytes | int | None]:
+    """The bytes of each cell, or how many they would be where they are too many.
+
+    As bytes, since Arrow does not check that a string is UTF-8.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    column = column.cast(pa.large_binary())
+    for length, cell in zip(pc.binary_length(column).to_pylist(), column):
+        yield length if (length or 0) > LINE_BYTES else cell.as_py()
 
 
 def _hf(source: Source, reading: Reading) -> Iterator[str | None]:

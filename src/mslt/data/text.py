@@ -12,6 +12,9 @@ BadText = Literal["strict", "replace", "skip"]
 LINE_BYTES = 16 << 20  # a longer line is bad text
 _BLOCK = 1 << 20
 _BOM = b"\xef\xbb\xbf"
+_STRETCH = 16 << 20  # bytes of text that are judged together
+_MOST_TIMES = 100  # text may be larger than its archive; English is three or four times as large
+BOMB = f"it unpacks to more than {_MOST_TIMES} times its size"
 PLACES = 3  # of each kind of bad text that are remembered
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
@@ -78,6 +81,40 @@ class Stream(Protocol):
 
     def read(self, size: int, /) -> bytes:
         """At most `size` bytes; none at the end."""
+
+
+def in_proportion(unpacked: int, packed: int) -> bool:
+    """Whether so many bytes may come from an archive of this size. A small text always may."""
+    return unpacked <= max(_STRETCH, _MOST_TIMES * packed)
+
+
+class InProportion:
+    """What a decompressor gives, as long as it is in proportion to what it has been fed.
+
+    Args:
+        stream: the decompressor.
+        packed: the file that it reads.
+    """
+
+    def __init__(self, stream: Stream, packed: IO[bytes]) -> None:
+        self._stream = stream
+        self._packed = packed
+        self._before = self._given = 0
+
+    def read(self, size: int, /) -> bytes:
+        """At most `size` bytes; none at the end.
+
+        Raises:
+            OSError: it is torn or damaged, or a stretch of it unpacks out of all proportion.
+        """
+        block = self._stream.read(size)
+        self._given += len(block)
+        if self._given > _STRETCH:
+            place = self._packed.tell()
+            if not in_proportion(self._given, place - self._before):
+                raise OSError(BOMB)
+            self._before, self._given = place, 0
+        return block
 
 
 def lines(

@@ -10,23 +10,32 @@ from tokenizers import Tokenizer, trainers
 from mslt.data.tokenizer import PREFIX, SPECIAL, build
 
 SAMPLE_CHARACTERS = 50_000_000
+_SHORTEST = 16  # characters that a text counts at least: as an object it takes memory anyway
 _RAREST = 1e-7  # a character that makes up less of the sample is left to [UNK]
 _DISTINCT_BYTES = 5_000_000  # of distinct words; the trainer takes about 100 bytes for each
-_WORD = re.compile("[^\\W\u3400-\u9fff\uf900-\ufaff]+")  # a Chinese character is its own word
+_LETTER = "[^\\W\u3400-\u9fff\uf900-\ufaff]"  # a Chinese character is its own word
+_WORD = re.compile(f"{_LETTER}+")
+# A word of more than 100 characters is [UNK] whatever is learned from it, and the trainer takes the
+# square of a word's length in time. What may be several words to it is cut up instead.
+_NO_WORD = re.compile(f"{_LETTER}{{101,}}")
+_LONG = re.compile(r"\S{100}")
 
 
 def sample(texts: Iterable[str], most: int = SAMPLE_CHARACTERS) -> list[str]:
-    """Every n-th text, with the n (a power of two) that keeps at most `most` characters."""
+    """Every n-th text, with the n (a power of two) that keeps at most `most` characters.
+
+    A text of less than 16 counts as 16.
+    """
     kept: list[str] = []
     size, every = 0, 1
     for i, text in enumerate(texts):
         if i % every:
             continue
         kept.append(text)
-        size += len(text)
+        size += max(len(text), _SHORTEST)
         while size > most and len(kept) > 1:
             kept = kept[::2]
-            size = sum(map(len, kept))
+            size = sum(max(len(text), _SHORTEST) for text in kept)
             every *= 2
     return kept
 
@@ -53,6 +62,7 @@ def train(
         alphabet: most distinct characters. With their `##` forms they take at most half of the
             vocabulary, and those below one in ten million are left out.
     """
+    texts = [_LONG.sub(r"\g<0> ", _NO_WORD.sub(" ", text)) for text in texts]
     while len(texts) > 1 and _too_many_words(texts):
         texts = texts[::2]
     tokenizer = build({}, lowercase, strip_accents)
