@@ -6,6 +6,7 @@ import os
 import random
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -100,8 +101,10 @@ def _left_behind(folder: Path) -> Iterator[str]:
             yield f"code in a file ran: {path}"
         if path.name.endswith(".tmp") and path.name.startswith("."):
             yield f"{path} was left"
-        if path.is_file() and path.stat().st_size < 1 << 20 and SECRET in path.read_text("latin-1"):
-            yield f"{path} holds a secret of the environment"
+        with suppress(OSError):
+            size = path.lstat().st_size if path.is_file() else 0
+            if 0 < size < 1 << 20 and SECRET in path.read_text("latin-1"):
+                yield f"{path} holds a secret of the environment"
 
 
 def campaign(name: str, cases: Sequence[Case], setting: Callable[[Path], None] | None) -> int:

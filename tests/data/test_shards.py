@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -100,7 +101,8 @@ def sharded(sources, folder, count, config):
 def test_shards_merge_into_the_store_of_one_machine(
     tmp_path, small_parts, tokenizer, count, learned
 ):
-    sources = [write_sources(tmp_path / "text"), str(tmp_path / "text" / "a.txt")]
+    sources = [write_sources(tmp_path / "text"), str(tmp_path / "again.txt")]
+    shutil.copyfile(tmp_path / "text" / "a.txt", tmp_path / "again.txt")
     how = {"vocab_size": 150} if learned else {"tokenizer": tokenizer}
     config = PrepareConfig(on_bad_text="replace", heldout=0.2, workers=1, **how)
     store = prepare(sources, tmp_path / "store", config, progress=False)

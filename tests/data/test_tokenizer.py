@@ -100,11 +100,22 @@ def test_every_process_learns_the_same_vocabulary():
 
 
 def test_a_sample_is_spread_evenly_and_bounded():
-    texts = [f"{i:04}" for i in range(1000)]
-    assert sample(texts, 4000) == texts
-    assert sample(texts, 3999) == texts[::2]
-    assert sample(texts, 100) == texts[::64]
+    texts = [f"{i:020}" for i in range(1000)]
+    assert sample(texts, 20_000) == texts
+    assert sample(texts, 19_999) == texts[::2]
+    assert sample(texts, 500) == texts[::64]
     assert sample(["x" * 100], 10) == ["x" * 100]
+
+
+def test_a_short_text_counts_as_16_characters_which_its_object_takes():
+    assert sample(["x"] * 1000, 16_000) == ["x"] * 1000
+    assert sample(["x"] * 1000, 15_999) == ["x"] * 500
+
+
+def test_a_word_of_a_megabyte_is_no_work_for_the_trainer():
+    word = "".join(chr(97 + i * i * 7919 % 10007 % 26) for i in range(1_000_000))
+    runs = "".join(f"{word[i : i + 60]}." for i in range(0, 100_000, 60))
+    assert "alpha" in train([word, runs, "alpha beta alpha"], 200).get_vocab()  # not in hours
 
 
 def test_words_too_many_for_memory_thin_the_sample_out(monkeypatch):
