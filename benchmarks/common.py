@@ -24,7 +24,7 @@ from mslt.trainer import Precision, Settings, pick_device, pick_precision
 LR = 1e-4
 ADAMW = OptimizerConfig(name="adamw")
 SLOWER = 1.5  # times the best of the rivals, in two blocks: such a variant is left out of the rest
-HOPELESS = 3.0, 10.0  # times the best first step, and seconds beyond it: not even in a block
+HOPELESS = 3.0  # times as long for one layer in bf16 as in fp32: such a machine is not asked
 
 
 @dataclass(frozen=True)
@@ -163,15 +163,13 @@ class Variant:
         step: does it once; told how many times it was done before.
         rivals: the name of a group in which only what is fast stays to the end, if in any.
         seconds: per step, one for each block.
-        first: seconds of the first step, which no block counts.
-        note: why there is no more of it.
+        note: why there is none or no more of it.
     """
 
     name: str
     step: Callable[[int], object]
     rivals: str = ""
     seconds: list[float] = field(default_factory=list)
-    first: float = 0.0
     note: str = ""
 
     @property
@@ -198,13 +196,10 @@ def take_turns(
     Of rivals, those stay to the end that may be the best; what is left out says so in its `note`.
     """
     for variant in variants:
-        variant.first = _timed(variant.step, range(1), device)
-        if not quiet:
-            print(f"first step of {variant.name}: {variant.first:.2f} s", flush=True)
-    for variant, rivals in _rivalries(variants):
-        best = min(rival.first for rival in rivals)
-        if variant.first > HOPELESS[0] * best and variant.first > HOPELESS[1] + best:
-            variant.note = f"left out: its first step took {variant.first:.0f} s, not {best:.1f} s"
+        if not variant.note:
+            seconds = _timed(variant.step, range(1), device)
+            if not quiet:
+                print(f"first step of {variant.name}: {seconds:.2f} s", flush=True)
     for block in range(blocks):
         for variant in variants:
             if not variant.note:
@@ -236,6 +231,19 @@ def synchronize(device: str) -> None:
     """Wait until the device has done what it was told."""
     if device.startswith("cuda"):
         torch.cuda.synchronize(device)
+
+
+def bf16_slowness(device: str) -> float:
+    """How many times as long one linear layer takes in bf16 as in fp32, forward and backward."""
+    x, layer = torch.randn(1024, 256, device=device), torch.nn.Linear(256, 256, device=device)
+
+    def step(_: int) -> None:
+        layer(x).sum().backward()
+
+    full = min(_timed(step, range(1), device) for _ in range(3))
+    x, layer = x.bfloat16(), layer.bfloat16()
+    layer.zero_grad(set_to_none=True)
+    return min(_timed(step, range(1), device) for _ in range(2)) / full
 
 
 def matrix_product(device: str, precision: Precision) -> tuple[Callable[[int], object], float]:

@@ -11,14 +11,15 @@ of a large matrix product, timed in turns with the rest. The last line is one JS
 """
 
 import sys
-from collections.abc import Callable
 
 from common import (
     ADAMW,
+    HOPELESS,
     LR,
     Setting,
     Variant,
     batches,
+    bf16_slowness,
     finish,
     matrix_product,
     options,
@@ -49,7 +50,12 @@ def ours(setting: Setting, model: Encoder, data: list[Batch]) -> Variant:
 def theirs(setting: Setting, model: Encoder, data: list[Batch], compiled: bool) -> list[Variant]:
     """Every way of theirs to run eagerly, or compiled in the precision that suits the machine."""
 
-    def step(attention: str, precision: str) -> Callable[[int], object]:
+    def variant(precision: str, attention: str) -> Variant:
+        how = COMPILED if compiled else EAGER
+        name = f"transformers {how}, {precision}, {attention} attention"
+        if slowness > HOPELESS and precision == "bf16" != setting.precision:
+            note = f"left out: a layer takes {slowness:.0f}x as long as in fp32 on this machine"
+            return Variant(name, _nothing, note=note)
         loop = HuggingFace(
             model,
             ADAMW,
@@ -58,18 +64,15 @@ def theirs(setting: Setting, model: Encoder, data: list[Batch], compiled: bool) 
             bf16=precision == "bf16",
             compiled=compiled,
         )
-        return lambda i: loop.step(data[i % len(data)])
+        return Variant(name, lambda i: loop.step(data[i % len(data)]), rivals=how)
 
-    how = COMPILED if compiled else EAGER
-    return [
-        Variant(
-            f"transformers {how}, {precision}, {attention} attention",
-            step(attention, precision),
-            rivals=how,
-        )
-        for precision in ([setting.precision] if compiled else ["fp32", "bf16"])
-        for attention in ("sdpa", "eager")
-    ]
+    slowness = bf16_slowness(setting.device)
+    precisions = [setting.precision] if compiled else ["fp32", "bf16"]
+    return [variant(p, attention) for p in precisions for attention in ("sdpa", "eager")]
+
+
+def _nothing(_: int) -> None:
+    """The step of a variant that is left out."""
 
 
 def best(variants: list[Variant], rivals: str) -> float | None:
@@ -78,17 +81,14 @@ def best(variants: list[Variant], rivals: str) -> float | None:
 
 
 def table(variants: list[Variant], tokens: int, mine: Variant) -> str:
-    """A row per variant."""
+    """A row per variant, and a line for each that was left out."""
     lines = [("variant", "s/step", "min", "max", "tokens/s", "ours is")]
-    for v in variants:
-        if not v.finished:
-            lines.append((f"{v.name}: {v.note}", *[""] * 5))
-            continue
+    for v in (v for v in variants if v.finished):
         low, high = min(v.seconds), max(v.seconds)
         times = "" if v is mine else f"{v.median / mine.median:.2f}x"
         figures = [f"{s:.4f}" for s in (v.median, low, high)]
         lines.append((v.name, *figures, f"{tokens / v.median:,.0f}", times))
-    return aligned(lines)
+    return "\n".join([aligned(lines), *(f"{v.name}: {v.note}" for v in variants if v.note)])
 
 
 def measure(setting: Setting, compiles: bool) -> None:
