@@ -9,19 +9,23 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from data import facts, made_up_split
 
-from mslt.config import Config, InstanceConfig, ModelConfig, OptimizerConfig
+from mslt.config import Config, ModelConfig, OptimizerConfig, PlanConfig
 from mslt.data.instances import Batch, Instances
 from mslt.data.masking import prediction_slots
 from mslt.data.store import TokenStore
-from mslt.data.tokenizer import read_vocabulary
-from mslt.job import fitting_micro_batch
+from mslt.job import Job, fitting_micro_batch
+from mslt.plan import Stage
+from mslt.prefix import pick_kind
 from mslt.run import machine
-from mslt.trainer import Precision, Settings, pick_device, pick_precision
+from mslt.trainer import Precision, pick_device, pick_precision
+from mslt.world import World
 
 LR = 1e-4
+STEPS = 1000  # of the plan, whose stages are weighed by theirs
 ADAMW = OptimizerConfig(name="adamw")
 SLOWER = 1.5  # times the best of the rivals, in two blocks: such a variant is left out of the rest
 HOPELESS = 3.0  # times as long for one layer in bf16 as in fp32: such a machine is not asked
@@ -60,59 +64,70 @@ SHAPES = {
 
 @dataclass(frozen=True)
 class Setting:
-    """What a benchmark measures in: shape, machine, precision, and where the text comes from."""
+    """What a benchmark measures in: a run's job, and how often.
+
+    Args:
+        name: of the shape.
+        job: as a run on this machine would have it.
+        blocks: per variant.
+        steps: of a block.
+        scratch: a folder for what a run writes; None where nothing does.
+    """
 
     name: str
-    shape: Shape
-    device: str
-    precision: Precision
+    job: Job
     blocks: int
-    store: Path | None
+    steps: int
+    scratch: Path | None
+
+    @property
+    def model(self) -> ModelConfig:
+        """The shape of the finished model."""
+        return self.job.config.model
+
+    @property
+    def batch_size(self) -> int:
+        """Sequences of a step."""
+        return self.job.config.batch_size
+
+    @property
+    def length(self) -> int:
+        """Tokens of a sequence."""
+        return self.job.plan.stages[0].seq_len
 
     @property
     def tokens(self) -> int:
         """Tokens of a step."""
-        return self.shape.batch * self.shape.length
+        return self.batch_size * self.length
 
     @property
     def slots(self) -> int:
         """Predictions per sequence."""
-        return prediction_slots(InstanceConfig().mask_prob, self.shape.length)
+        return prediction_slots(self.job.config.instances.mask_prob, self.length)
 
     @property
-    def steps(self) -> int:
-        """Steps of a block."""
-        return self.shape.steps * (10 if self.device.startswith("cuda") else 1)
+    def whole(self) -> Stage:
+        """The stage in which the whole model learns."""
+        return Stage(self.model.num_hidden_layers, 0, seq_len=self.length)
 
-    def instances(self) -> Instances:
-        """Of the store, or of made-up text of the shape's vocabulary."""
-        if self.store:
-            store = TokenStore.open(self.store)
-            split, vocabulary = store.train, read_vocabulary(store.path / "tokenizer")
-        else:
-            size = self.shape.model.vocab_size
-            split, vocabulary = made_up_split(min(1_000_000, 100 * size), size), facts(size)
-        return Instances(split, InstanceConfig(), vocabulary, 0, self.shape.batch)
+    @property
+    def device(self) -> str:
+        """Where it runs."""
+        return self.job.world.device
 
-    def settings(self, optimizer: OptimizerConfig = ADAMW) -> Settings:
-        """What a `Trainer` is told, as a run on this machine would tell it."""
-        config = Config(batch_size=self.shape.batch, model=self.shape.model)
-        return Settings(
-            optimizer=optimizer,
-            precision=self.precision,
-            micro_batch=fitting_micro_batch(config, self.shape.length, self.device),
-            pair=True,
-            seed=0,
-        )
+    def batch(self, step: int) -> Batch:
+        """The batch of a step."""
+        return self.job.instances.batch(step, self.length)
 
     def facts(self) -> dict[str, Any]:
         """What the JSON line says of it."""
         return {
             "shape": self.name,
-            "batch": self.shape.batch,
-            "length": self.shape.length,
+            "batch": self.batch_size,
+            "length": self.length,
             "device": self.device,
-            "precision": self.precision,
+            "precision": self.job.precision,
+            "compile": self.job.settings(0).compile,
             "blocks": self.blocks,
             **machine(),
         }
@@ -124,6 +139,7 @@ def options(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--shape", choices=list(SHAPES), default="small")
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda or cuda:N")
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto")
+    parser.add_argument("--compile", choices=["auto", "on", "off"], default="auto", help="ours")
     parser.add_argument("--batch", type=int, help="sequences per step instead of the shape's")
     parser.add_argument("--length", type=int, help="tokens per sequence instead of the shape's")
     parser.add_argument("--blocks", type=int, default=5, help="blocks per variant (default 5)")
@@ -131,26 +147,62 @@ def options(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def setting(given: argparse.Namespace) -> Setting:
+def setting(
+    given: argparse.Namespace, plan: PlanConfig, scratch: Path | None = None, **config: Any
+) -> Setting:
     """The options as one value.
 
+    Args:
+        given: what `options` has parsed.
+        plan: the stages, but for their length.
+        scratch: a folder for what a run writes; None where nothing does.
+        config: more of the run's `Config`.
+
     Raises:
-        ValueError: a device that is not there, or a store that is none.
+        ValueError: a device that is not there, a store that is none, or a plan that does not fit.
     """
-    shape, device = SHAPES[given.shape], pick_device(given.device)
-    batch = shape.gpu_batch if device.startswith("cuda") else shape.batch
-    model = shape.model
-    if given.store:
-        model = replace(model, vocab_size=TokenStore.open(given.store).vocab_size)
+    shape, gpu = SHAPES[given.shape], given.device.startswith("cuda")
+    made_up = given.store is None
+    config = {
+        "steps": STEPS,
+        "batch_size": given.batch or (shape.gpu_batch if gpu else shape.batch),
+        "device": given.device,
+        "precision": given.precision,
+        "compile": given.compile,
+        "model": shape.model if made_up else replace(shape.model, vocab_size=0),
+        "plan": replace(plan, seq_len=given.length or shape.length),
+        "optimizer": ADAMW,
+        **config,
+    }
+    run = Config(**config)
     return Setting(
         name=given.shape,
-        shape=replace(
-            shape, model=model, batch=given.batch or batch, length=given.length or shape.length
-        ),
-        device=device,
-        precision=pick_precision(given.precision, device),
+        job=made_up_job(run) if made_up else Job.prepare(run, TokenStore.open(given.store)),
         blocks=given.blocks,
-        store=given.store,
+        steps=shape.steps * (10 if gpu else 1),
+        scratch=scratch,
+    )
+
+
+def made_up_job(config: Config) -> Job:
+    """What `Job.prepare` makes, on made-up text and without the held-out part of it."""
+    plan, device, size = config.stages(), pick_device(config.device), config.model.vocab_size
+    tokens = min(1_000_000, 100 * size)
+    if config.instances.dupe_factor:  # to come again within the plan
+        tokens = max(20_000, 20 * config.batch_size * plan.stages[0].seq_len)
+    split = made_up_split(tokens, size)
+    return Job(
+        config=config,
+        plan=plan,
+        world=World(device=device),
+        precision=pick_precision(config.precision, device),
+        prefix=pick_kind(config.prefix, device),
+        instances=Instances(split, config.instances, facts(size), config.seed, config.batch_size),
+        heldout=[],
+        baseline=0.0,
+        micro_batches=tuple(fitting_micro_batch(config, s.seq_len, device) for s in plan.stages),
+        frequencies=np.zeros(0),
+        store_sha256="",
     )
 
 
@@ -184,8 +236,7 @@ class Variant:
 
     def facts(self) -> dict[str, Any]:
         """What the JSON line says of it."""
-        known = [round(s, 5) for s in self.seconds]
-        return {"seconds": known, **({"dropped": self.note} if self.note else {})}
+        return {"seconds": self.seconds, **({"left_out": self.note} if self.note else {})}
 
 
 def take_turns(
@@ -255,12 +306,15 @@ def matrix_product(device: str, precision: Precision) -> tuple[Callable[[int], o
     return lambda _: torch.mm(a, b, out=out), 2.0 * size**3
 
 
-def batches(setting: Setting, count: int) -> list[Batch]:
-    """The first batches of the run."""
-    instances = setting.instances()
-    return [instances.batch(step, setting.shape.length) for step in range(count)]
-
-
 def finish(result: dict[str, Any]) -> None:
     """The last line."""
-    print(json.dumps(result, allow_nan=False))
+    print(json.dumps(_rounded(result), allow_nan=False))
+
+
+def _rounded(value: Any) -> Any:
+    """Floats of five digits, in whatever holds them."""
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_rounded(item) for item in value]
+    return float(f"{value:.5g}") if isinstance(value, float) else value

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from mslt.analysis.tables import aligned
 from mslt.attention import attend
-from mslt.config import OptimizerConfig
+from mslt.config import OptimizerConfig, PlanConfig
 from mslt.dropout import dropout
 from mslt.growth import freeze
 from mslt.model import Encoder
@@ -51,7 +51,7 @@ def plain_attention(q: Tensor, k: Tensor, v: Tensor, p: float) -> Tensor:
 
 def attentions(setting: Setting) -> Iterator[tuple[str, Ways]]:
     """As many tokens as a step of the shape has, at two lengths."""
-    model = setting.shape.model
+    model = setting.model
     heads, width = model.num_attention_heads, model.hidden_size // model.num_attention_heads
     for length in (128, 512):
         size = max(1, setting.tokens // length), heads, length, width
@@ -71,7 +71,7 @@ def attentions(setting: Setting) -> Iterator[tuple[str, Ways]]:
 
 def dropouts(setting: Setting) -> Iterator[tuple[str, Ways]]:
     """Of what one sub-layer of a step puts out."""
-    x = torch.randn(setting.tokens, setting.shape.model.hidden_size, device=setting.device)
+    x = torch.randn(setting.tokens, setting.model.hidden_size, device=setting.device)
     yield (
         "dropout",
         {
@@ -85,7 +85,7 @@ def updates(setting: Setting) -> Iterator[tuple[str, Ways]]:
     """Of every parameter of the model."""
 
     def fresh() -> dict[str, nn.Parameter]:
-        model = Encoder(setting.shape.model).to(setting.device)
+        model = Encoder(setting.model).to(setting.device)
         for parameter in model.parameters():
             parameter.grad = torch.full_like(parameter, 1e-3)
         return dict(model.named_parameters())
@@ -118,17 +118,17 @@ def updates(setting: Setting) -> Iterator[tuple[str, Ways]]:
 
 def layers(setting: Setting) -> Iterator[tuple[str, Ways]]:
     """One layer that learns, and one that only runs forward."""
-    shape = setting.shape
-    model = Encoder(replace(shape.model, num_hidden_layers=2)).to(setting.device).train()
-    x = torch.randn(shape.batch, shape.length, shape.model.hidden_size, device=setting.device)
+    shape = setting.batch_size, setting.length
+    model = Encoder(replace(setting.model, num_hidden_layers=2)).to(setting.device).train()
+    x = torch.randn(*shape, setting.model.hidden_size, device=setting.device)
     block = model.blocks[0]
     compiled = copy.deepcopy(block)
     compiled.compile(dynamic=False)
     yield "layer", {"eager": there_and_back(block, x), "compiled": there_and_back(compiled, x)}
 
     freeze(model, 1)
-    ids = torch.zeros(shape.batch, shape.length, dtype=torch.int64, device=setting.device)
-    inputs = Inputs(ids, ids, None, ids, ids, ids, ids, np.arange(shape.batch))
+    ids = torch.zeros(shape, dtype=torch.int64, device=setting.device)
+    inputs = Inputs(ids, ids, None, ids, ids, ids, ids, np.arange(setting.batch_size))
     kinds: list[Kind] = ["exact", "fp32", "bf16", "int8"]
     if setting.device.startswith("cuda"):
         kinds.remove("int8")
@@ -148,7 +148,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = options(__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
     given = parser.parse_args(arguments)
-    where = setting(given)
+    where = setting(given, PlanConfig("whole"))
     result: dict[str, dict[str, float]] = {}
     for part in given.only:
         for name, ways in PARTS[part](where):

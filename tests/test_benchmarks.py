@@ -1,22 +1,29 @@
 """The benchmarks run, in the tiny shape, and their last line says what they promise."""
 
 import json
+from functools import partial
 
 import common
 import engine
+import memory
+import method
+import numpy as np
 import parts
 import pytest
 import reference
 import torch
 from common import Variant, options, setting, take_turns
+from stages import Way
 
+from mslt.config import PlanConfig
 from mslt.model import Encoder
 from mslt.plan import Stage
 
 
 @pytest.fixture(scope="module")
-def tiny_setting() -> common.Setting:
-    return setting(options("").parse_args(["--shape", "tiny"]))
+def tiny_setting(tmp_path_factory: pytest.TempPathFactory) -> common.Setting:
+    given = options("").parse_args(["--shape", "tiny"])
+    return setting(given, PlanConfig("whole"), tmp_path_factory.mktemp("scratch"))
 
 
 def last_line(capsys: pytest.CaptureFixture[str]) -> dict:
@@ -24,7 +31,7 @@ def last_line(capsys: pytest.CaptureFixture[str]) -> dict:
 
 
 def test_engine_compares_whole_model_steps_with_hugging_face(capsys):
-    engine.main(["--shape", "tiny", "--blocks", "1", "--no_compile"])
+    engine.main(["--shape", "tiny", "--blocks", "1", "--eager_only"])
     result = last_line(capsys)
     assert result["ratio_eager"] > 0
     assert result["ratio_compiled"] is None
@@ -47,17 +54,38 @@ def test_parts_names_every_way_to_compute_them(capsys):
     assert all(ms > 0 for ways in result.values() for ms in ways.values())
 
 
+def test_method_weighs_the_stages_of_a_plan_by_their_steps(capsys):
+    tiny = ["--shape", "tiny", "--blocks", "2", "--no_memory"]
+    method.main([*tiny, "--k", "2", "--mode", "exact", "fast", "cached", "--against", "hf"])
+    result = last_line(capsys)
+    for name, predicted in {"exact": 1.657, "fast": 1.768, "cached": 1.896}.items():
+        mode = result if name == "exact" else result["also"][name]
+        assert mode["predicted"] == pytest.approx(predicted, abs=1e-3)
+        rows, whole = mode["stages"], mode["whole"]["seconds"]
+        assert [(row["depth"], row["learns_from"]) for row in rows] == [(2, 0), (4, 2), (4, 0)]
+        ours = sum(row["steps"] * row["seconds"] for row in rows)
+        assert mode["ratio"] == pytest.approx(1000 * whole / ours, rel=1e-3)
+        assert mode["end_to_end"] > 0
+        assert rows[0]["phases"]["prefix"] == 0 < rows[1]["phases"]["prefix"]
+        assert all(row["phases"][name] > 0 for row in rows for name in ("forward", "backward"))
+        assert mode["shares"]["logging"] > 0
+    assert result["stages"][0] == result["also"]["fast"]["stages"][0]
+
+
+def test_memory_is_what_the_work_takes_at_its_peak():
+    assert memory.peak(partial, np.ones, 12_500_000) == pytest.approx(1e8, rel=0.02)
+
+
 def test_no_ratio_is_printed_of_an_engine_that_computes_something_else(monkeypatch, capsys):
     monkeypatch.setitem(reference.TOLERANCE, "fp32", 0.0)
     with pytest.raises(SystemExit, match="no ratio: the whole model does not compute"):
-        engine.main(["--shape", "tiny", "--no_compile"])
+        engine.main(["--shape", "tiny", "--eager_only"])
     assert "ratio_eager" not in capsys.readouterr().out
 
 
 def test_a_stage_of_ours_has_the_losses_and_gradients_of_the_plain_reference(tiny_setting):
-    data = common.batches(tiny_setting, 1)
     for stage in (Stage(2, seq_len=32), Stage(4, 2, seq_len=32), Stage(4, 3, seq_len=32)):
-        assert reference.parity(tiny_setting, stage, data[0]).holds
+        assert reference.parity(tiny_setting, Way.of(stage, "exact")).holds
 
 
 def test_the_worst_tensor_counts_and_a_key_s_bias_does_not():
@@ -70,10 +98,10 @@ def test_the_worst_tensor_counts_and_a_key_s_bias_does_not():
 
 
 def test_the_reference_loop_learns(tiny_setting):
-    model = Encoder(tiny_setting.shape.model)
+    model = Encoder(tiny_setting.model)
     loop = reference.HuggingFace(model, common.ADAMW, "cpu", attention="eager", bf16=True)
     before = loop.model.bert.pooler.dense.weight.detach().clone()
-    loop.step(common.batches(tiny_setting, 1)[0])
+    loop.step(tiny_setting.batch(0))
     assert not torch.equal(before, loop.model.bert.pooler.dense.weight)
 
 
