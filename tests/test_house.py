@@ -14,14 +14,14 @@ SOURCE = ROOT / "src" / "mslt"
 
 # A module may import from its own row and from the rows above it. A name covers what is in it.
 ROWS = (
-    ("files", "background", "foreign", "records", "phases", "world"),
+    ("files", "background", "foreign", "records", "phases"),
     ("schedule", "plan", "config", "layout", "options", "recipes", "room"),
     ("data",),
-    ("initial", "dropout"),
+    ("initial", "dropout", "world"),
     ("attention",),
     ("model", "optim"),
     ("growth", "objective", "checkpoint"),
-    ("prefix",),
+    ("prefix", "reducer"),
     ("cache",),
     ("trainer", "run"),
     ("console", "job", "pretrain"),

@@ -17,7 +17,7 @@ from mslt.schedule import Schedule
 OPERATIONAL = frozenset(
     (
         *("save_every", "keep", "log_every", "eval_every", "tensorboard", "device"),
-        *("prefix_cache", "prefix_cache_gb"),
+        *("prefix_cache", "prefix_cache_gb", "look_ahead"),
     )
 )
 
@@ -211,6 +211,10 @@ class Config:
             backward pass: less memory, for a third more work.
         compile: fuse the operations of a layer with torch.compile. auto does so on a GPU alone: on
             a CPU it was found to gain nothing.
+        reduce: how gradients travel between processes. bf16 rounds each process' sum, and halves
+            the bytes; one process sends nothing.
+        look_ahead: with several processes, pass the forward-only layers of the next step while
+            the gradients travel. Changes nothing but the time.
         eval_every: steps between held-out evaluations, which also happen at every stage's end.
             0 evaluates at the stages' ends alone.
         eval_batches: batches of held-out text per evaluation.
@@ -237,6 +241,8 @@ class Config:
     prefix_cache_gb: float | None = None
     recompute: bool = False
     compile: Literal["auto", "on", "off"] = "auto"
+    reduce: Literal["fp32", "bf16"] = "fp32"
+    look_ahead: bool = True
     eval_every: int = 10_000
     eval_batches: int = 8
     save_every: int = 5_000
@@ -252,6 +258,7 @@ class Config:
     def __post_init__(self) -> None:
         _one_of("precision", self.precision, "auto", "fp32", "bf16")
         _one_of("compile", self.compile, "auto", "on", "off")
+        _one_of("reduce", self.reduce, "fp32", "bf16")
         _one_of("prefix", self.prefix, "exact", "fast", "fp32", "bf16", "int8")
         for name in ("steps", "batch_size", "eval_batches", "save_every", "keep", "log_every"):
             if getattr(self, name) < 1:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from mslt.data.instances import Batch, Instances
 from mslt.data.store import TokenStore
 from mslt.data.tokenizer import read_vocabulary
 from mslt.model import Encoder
+from mslt.options import flatten
 from mslt.plan import Plan
 from mslt.prefix import Kind, pick_kind
 from mslt.records import opened
@@ -64,7 +66,11 @@ class Job:
 
     @classmethod
     def prepare(
-        cls, config: Config, store: TokenStore, began: Mapping[str, Any] | None = None
+        cls,
+        config: Config,
+        store: TokenStore,
+        began: Mapping[str, Any] | None = None,
+        world: World | None = None,
     ) -> "Job":
         """Resolve a config against a store and this machine.
 
@@ -73,13 +79,16 @@ class Job:
             store: its text.
             began: run.json of a run that goes on. Precision and micro-batches, which decide how
                 sums are rounded, are as they were then, whatever this machine would choose.
+            world: where it runs; alone on the config's device by default.
 
         Raises:
             ValueError: the store, the config and the machine do not fit together.
         """
         config = config.with_vocabulary(store.vocab_size)
         plan = config.stages()
-        device = pick_device(config.device)
+        world = world or World(device=pick_device(config.device))
+        device = world.device
+        refuse_too_many(world, config)
         vocabulary = read_vocabulary(store.path / "tokenizer")
         instances = Instances(
             store.train, config.instances, vocabulary, config.seed, config.batch_size
@@ -101,7 +110,7 @@ class Job:
         return cls(
             config=config,
             plan=plan,
-            world=World(device=device),
+            world=world,
             precision=precision,
             prefix=pick_kind(prefix, device),
             instances=instances,
@@ -109,11 +118,7 @@ class Job:
             baseline=unigram_loss(frequencies, heldout),
             frequencies=frequencies,
             store_sha256=store_hash(store),
-            micro_batches=tuple(
-                began["micro_batches"]
-                if began
-                else (fitting_micro_batch(config, stage.seq_len, device) for stage in plan.stages)
-            ),
+            micro_batches=pick_micro_batches(config, plan, began, world),
         )
 
     def settings(self, index: int) -> Settings:
@@ -129,6 +134,8 @@ class Job:
             or (self.config.compile == "auto" and self.world.device.startswith("cuda")),
             pair=self.config.instances.pair != "none",
             seed=self.config.seed,
+            first=self.rows(index).start,
+            reduce=self.config.reduce,
         )
 
     @contextmanager
@@ -156,6 +163,28 @@ class Job:
             cache = PrefixCache(records, self.plan, self.instances, facts, say)
             yield cache
             cache.report()
+
+    def rows(self, index: int) -> slice:
+        """Which instances of a step's batch are this process' part in stage `index`."""
+        return self.world.rows(self.config.batch_size, self.micro_batches[index])
+
+    def batches(self, index: int) -> Callable[[int], Batch]:
+        """This process' part of the batch, by step, in stage `index`. The last two are kept."""
+        seq_len, rows = self.plan.stages[index].seq_len, self.rows(index)
+        return lru_cache(maxsize=2)(lambda step: self.instances.batch(step, seq_len, rows))
+
+    def agreement(self) -> list[tuple[str, str]]:
+        """Name and value of what must be the same in every process."""
+        facts = {
+            "store_sha256": self.store_sha256,
+            "torch": torch.__version__,
+            "mslt": mslt.__version__,
+            "precision": self.precision,
+            "prefix": self.prefix,
+            "micro_batches": self.micro_batches,
+            **flatten(self.config.to_dict()),
+        }
+        return [(name, str(value)) for name, value in facts.items() if name != "device"]
 
     def first_state(self) -> State:
         """Step 0: the first stage's model with random weights."""
@@ -241,9 +270,33 @@ def majority_share(batches: list[Batch]) -> float:
     return max(share, 1 - share)
 
 
-def fitting_micro_batch(config: Config, seq_len: int, device: str) -> int:
+def refuse_too_many(world: World, config: Config) -> None:
+    """Raise ValueError where a run cannot be shared among so many processes."""
+    if config.batch_size < world.size:
+        raise ValueError(f"batch_size is {config.batch_size}, too few for {world.size} processes")
+    if config.prefix_cache is not None and world.size > 1:
+        raise ValueError("prefix_cache works in runs of one process alone")
+
+
+def pick_micro_batches(
+    config: Config, plan: Plan, began: Mapping[str, Any] | None, world: World
+) -> tuple[int, ...]:
+    """Sequences that go through the model at once, by stage: as the run began, or what fits.
+
+    Where it began with fewer processes they may be fewer now, so that each process has some.
+    """
+    sizes = (
+        began["micro_batches"]
+        if began
+        else [fitting_micro_batch(config, s.seq_len, world.device, world.size) for s in plan.stages]
+    )
+    return tuple(min(size, config.batch_size // world.size) for size in sizes)
+
+
+def fitting_micro_batch(config: Config, seq_len: int, device: str, processes: int = 1) -> int:
     """What the config says, or else equal parts of the batch that suit the device.
 
+    As many for each process; the same parts for 1, 2, 4, ... of them wherever there are enough.
     A CPU gains nothing beyond 4,096 tokens at once, which still share its caches. A GPU takes what
     half of its free memory holds: about 34 D + 5 L H values are saved per token and layer
     (Korthikanti et al. 2022, equation 1, at two bytes each).
@@ -257,7 +310,7 @@ def fitting_micro_batch(config: Config, seq_len: int, device: str) -> int:
         per_token = model.num_hidden_layers * (34 * width + 5 * seq_len * heads)
         tokens = max(seq_len, int(torch.cuda.mem_get_info(device)[0] * 0.5 / per_token))
     most = min(max(1, tokens // seq_len), config.batch_size)
-    parts = math.ceil(config.batch_size / most)
+    parts = math.ceil(config.batch_size / most / processes) * processes
     return math.ceil(config.batch_size / parts)
 
 

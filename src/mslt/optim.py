@@ -124,6 +124,10 @@ class Optimizer:
         group.span = slice(group.span.start, span.stop)
         self._group_of[name] = group
 
+    def spans(self) -> dict[str, slice]:
+        """Where each parameter lies in the buffers, by name, first to last."""
+        return {name: span for name, (span, _) in self._spans.items()}
+
     def norm(self) -> Tensor:
         """The accumulated gradients' norm over all tensors, a scalar on the device."""
         return torch.linalg.vector_norm(self.grads)

@@ -6,8 +6,10 @@ gradient is a sum of hundreds of terms.
 """
 
 import copy
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -21,9 +23,15 @@ from mslt.objective import Inputs, losses, scores
 from mslt.optim import Moments, Optimizer
 from mslt.phases import Phases
 from mslt.prefix import Kind, Prefix
+from mslt.reducer import Reducer, Wire
 from mslt.world import World
 
 Precision = Literal["fp32", "bf16"]
+
+SCORES = ("mlm_loss", "mlm_right", "pair_loss", "pair_right")
+
+# Tokens of the next step that may wait behind the forward-only layers: 200 MB of BERT-Base in fp32.
+AHEAD_TOKENS = 65_536
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,8 @@ class Settings:
         compile: run layers that torch.compile has fused, but for int8 ones.
         pair: whether there is a sentence-pair loss.
         seed: of the dropout.
+        first: place of this process' first sequence in the batch of a step.
+        reduce: how gradients travel between processes.
     """
 
     optimizer: OptimizerConfig
@@ -52,6 +62,8 @@ class Settings:
     prefix_batch: int = 0
     recompute: bool = False
     compile: bool = False
+    first: int = 0
+    reduce: Wire = "fp32"
 
     @property
     def group(self) -> int:
@@ -64,6 +76,10 @@ class Settings:
         if self.prefix == "exact":
             return self.micro_batch
         return max(1, self.prefix_batch // self.micro_batch) * self.micro_batch
+
+
+# First sequence in the step's batch, inputs, and the forward-only layers' output if any.
+Group = tuple[int, Inputs, Tensor | None]
 
 
 class Trainer:
@@ -99,7 +115,19 @@ class Trainer:
             _compile(self._compute, self.prefix)
         halves = dict(self._compute.named_parameters())
         # Tensors that compute in bf16, beside the fp32 weights that they stand for.
-        self._cast = [(halves[n], p) for n, p in parameters.items() if halves[n] is not p]
+        self._cast = {n: (halves[n], p) for n, p in parameters.items() if halves[n] is not p}
+        self.reducer = Reducer(
+            self.optimizer.grads,
+            self.optimizer.spans(),
+            list(parameters),
+            self.world,
+            settings.reduce,
+        )
+        self._ahead: tuple[int, Batch, list[Group]] | None = None
+        me = weakref.ref(self)
+        for name in parameters:
+            hook = halves[name].register_post_accumulate_grad_hook(partial(_gathered, me, name))
+            weakref.finalize(self, hook.remove)
 
     def step(
         self,
@@ -107,49 +135,49 @@ class Trainer:
         batch: Batch,
         lr: float,
         accept: Callable[[dict[str, float]], bool] | None = None,
+        upcoming: Callable[[], Batch] | None = None,
     ) -> dict[str, Tensor]:
         """Train on one global batch.
 
         Args:
             step: the optimisation step, which seeds the dropout.
-            batch: all sequences of the step.
+            batch: the sequences of the step that are this process' part.
             lr: the learning rate.
             accept: asked with what is returned before anything moves. Where it says no, weights,
-                moments and their counts stay bit for bit as they were.
+                moments and their counts stay bit for bit as they were. It is asked the same in
+                every process.
+            upcoming: makes the batch of the next step, whose forward-only layers are then passed
+                while the gradients travel. They depend on nothing that this step changes.
 
         Returns:
             Scalars on the device: `mlm_loss` and `pair_loss`, the means over the batch in nats,
             and `grad_norm`, before clipping. No `pair_loss` where there is no pair objective.
         """
         self._compute.train()
-        sequences = len(batch.lengths)
-        masked = float(batch.masked_weights.sum())
-        mlm_sum = torch.zeros((), device=self.world.device)
-        pair_sum = torch.zeros_like(mlm_sum)
+        counts = torch.tensor([batch.masked_weights.sum(), len(batch.lengths)], device="cpu")
+        counts = counts.to(self.world.device)
+        counted = self.world.sum(counts)
+        sums = torch.zeros(2, device=self.world.device)
+        end = self.settings.first + len(batch.lengths)
         for start, inputs, x_BLD in self._micro_batches(step, batch):
             self._seed(step, start, "learning")
             with self.phases("forward"):
-                mlm, pair = losses(
-                    self._compute,
-                    inputs,
-                    x_BLD,
-                    self.prefix.layers,
-                    recompute=self.settings.recompute,
-                )
-                loss = mlm / masked
-                if self.settings.pair:
-                    loss = loss + pair / sequences
+                parts = self._losses(inputs, x_BLD)
+                counted.wait()
+                means = parts / counts
+                loss = means.sum() if self.settings.pair else means[0]
             with self.phases("backward"):
+                if start + len(inputs.input_ids) == end:
+                    self.reducer.begin()
                 loss.backward()
-                self._collect()
-            mlm_sum += mlm.detach()
-            pair_sum += pair.detach()
+            sums += parts.detach()
+        self._reduce(sums, step + 1, upcoming)
         with self.phases("optimizer"):
             norm = self.optimizer.norm()
-        metrics = {"mlm_loss": mlm_sum / masked, "grad_norm": norm}
-        if self.settings.pair:
-            metrics["pair_loss"] = pair_sum / sequences
-        # The one place that decides: with several processes, theirs must agree here.
+        metrics = dict(zip(("mlm_loss", "pair_loss"), sums / counts), grad_norm=norm)
+        if not self.settings.pair:
+            del metrics["pair_loss"]
+        # The one place that decides. What it is asked with are sums over all processes.
         if accept is None or accept({name: float(value) for name, value in metrics.items()}):
             with self.phases("optimizer"):
                 self.optimizer.update(lr, norm)
@@ -158,22 +186,68 @@ class Trainer:
             self.optimizer.drop()
         return metrics
 
-    def _micro_batches(
-        self, step: int, batch: Batch
-    ) -> Iterator[tuple[int, Inputs, Tensor | None]]:
-        """Cut a batch up: first sequence, inputs, and the forward-only layers' output if any."""
+    def _losses(self, inputs: Inputs, x_BLD: Tensor | None) -> Tensor:
+        """Masked-token and pair loss of a micro-batch, sums in nats [2]."""
+        recompute = self.settings.recompute
+        return torch.stack(
+            losses(self._compute, inputs, x_BLD, self.prefix.layers, recompute=recompute)
+        )
+
+    def _reduce(self, sums: Tensor, step: int, upcoming: Callable[[], Batch] | None) -> None:
+        """Add up gradients and losses over all processes, and use the time for the next step."""
+        with self.phases("reduce"):
+            self.reducer.finish()
+            summed = self.world.sum(sums)
+        if upcoming is not None and self.prefix.layers:
+            self._look_ahead(step, upcoming())
+        with self.phases("reduce"):
+            self.reducer.wait()
+            summed.wait()
+
+    def _look_ahead(self, step: int, batch: Batch) -> None:
+        """Pass the forward-only layers of a step to come until the gradients have arrived.
+
+        Passing more than the time allows costs nothing but memory: it has to be done anyway.
+        """
+        groups: list[Group] = []
+        tokens = 0
+        for first in self._starts(batch):
+            if tokens >= AHEAD_TOKENS or self.reducer.done():
+                break
+            groups.append(self._group(step, batch, first))
+            tokens += groups[-1][1].input_ids.numel()
+        self._ahead = step, batch, groups
+
+    def _micro_batches(self, step: int, batch: Batch) -> Iterator[Group]:
+        """Cut this process' part of a batch up."""
         micro = self.settings.micro_batch
-        group = self.settings.group if self.prefix.layers else micro
-        for first in range(0, len(batch.lengths), group):
-            inputs = Inputs.of(batch[first : first + group], self.world.device)
-            x_BLD = None
-            if self.prefix.layers:
-                self._seed(step, first, "prefix")
-                with self.phases("prefix"):
-                    x_BLD = self._pass_prefix(inputs)
+        for first, inputs, x_BLD in self._groups(step, batch):
             for start in range(0, len(inputs.input_ids), micro):
                 part = slice(start, start + micro)
                 yield first + start, inputs[part], None if x_BLD is None else x_BLD[part]
+
+    def _groups(self, step: int, batch: Batch) -> Iterator[Group]:
+        """What goes through the forward-only layers at once, those passed already first."""
+        ahead, self._ahead = self._ahead, None
+        ready = ahead[2] if ahead and ahead[0] == step and ahead[1] is batch else []
+        starts = self._starts(batch)
+        for first in starts:
+            yield ready.pop(0) if ready else self._group(step, batch, first)
+
+    def _starts(self, batch: Batch) -> range:
+        """Rows of this process' part where groups begin."""
+        group = self.settings.group if self.prefix.layers else self.settings.micro_batch
+        return range(0, len(batch.lengths), group)
+
+    def _group(self, step: int, batch: Batch, row: int) -> Group:
+        """The group that begins at a row, through the forward-only layers."""
+        inputs = Inputs.of(batch[row : row + self._starts(batch).step], self.world.device)
+        first = self.settings.first + row
+        if not self.prefix.layers:
+            return first, inputs, None
+        self._seed(step, first, "prefix")
+        with self.phases("prefix"):
+            return first, inputs, self._pass_prefix(inputs)
 
     def _seed(self, step: int, start: int, part: str) -> None:
         """Make dropout a function of the step and the place in its batch.
@@ -189,41 +263,56 @@ class Trainer:
             torch.manual_seed(seed)
 
     @torch.no_grad()
-    def _collect(self) -> None:
-        """Add the bf16 gradients of a micro-batch to the fp32 ones."""
-        for half, full in self._cast:
-            if half.grad is not None and full.grad is not None:
-                full.grad += half.grad
-                half.grad = None
+    def gathered(self, name: str) -> None:
+        """A parameter has its gradient of one micro-batch: add a bf16 one to the fp32 ones."""
+        if name in self._cast:
+            half, full = self._cast[name]
+            assert half.grad is not None
+            assert full.grad is not None
+            full.grad += half.grad
+            half.grad = None
+        self.reducer.complete(name)
 
     @torch.no_grad()
     def _spread(self) -> None:
         """Cast the updated weights for the next step."""
-        for half, full in self._cast:
+        for half, full in self._cast.values():
             half.copy_(full)
 
     @torch.no_grad()
     def evaluate(self, batches: list[Batch]) -> dict[str, float]:
         """Losses in nats and accuracies on held-out batches, without dropout."""
         self._compute.eval()
-        sums: dict[str, float] = {}
-        masked = sequences = 0.0
-        for batch in batches:
-            for start in range(0, len(batch.lengths), self.settings.micro_batch):
-                part = batch[start : start + self.settings.micro_batch]
-                parts = scores(self._compute, Inputs.of(part, self.world.device))
-                sums = {name: sums.get(name, 0.0) + float(value) for name, value in parts.items()}
-            masked += float(batch.masked_weights.sum())
-            sequences += len(batch.lengths)
-        result = {"mlm_loss": sums["mlm_loss"] / masked, "mlm_accuracy": sums["mlm_right"] / masked}
+        size = self.settings.micro_batch
+        parts = [b[i : i + size] for b in batches for i in range(0, len(b.lengths), size)]
+        sums = torch.zeros(len(SCORES), dtype=torch.float64)
+        with self.phases("evaluate"):
+            for part in parts[self.world.rank :: self.world.size]:
+                values = scores(self._compute, Inputs.of(part, self.world.device))
+                sums += torch.tensor([float(values[name]) for name in SCORES], dtype=sums.dtype)
+            sums = sums.to(self.world.device)
+            self.world.sum(sums).wait()
+        found = dict(zip(SCORES, sums.tolist()))
+        masked = sum(float(batch.masked_weights.sum()) for batch in batches)
+        sequences = sum(len(batch.lengths) for batch in batches)
+        result = {
+            "mlm_loss": found["mlm_loss"] / masked,
+            "mlm_accuracy": found["mlm_right"] / masked,
+        }
         if self.settings.pair:
-            result["pair_loss"] = sums["pair_loss"] / sequences
-            result["pair_accuracy"] = sums["pair_right"] / sequences
+            result["pair_loss"] = found["pair_loss"] / sequences
+            result["pair_accuracy"] = found["pair_right"] / sequences
         return result
 
     def moments(self) -> Moments:
         """Moments of every parameter that has any, the fixed ones' included."""
         return self._moments | self.optimizer.moments()
+
+
+def _gathered(trainer: weakref.ref[Trainer], name: str, _: Tensor) -> None:
+    """What a parameter's hook does, which must not keep a trainer of an earlier stage alive."""
+    if (alive := trainer()) is not None:
+        alive.gathered(name)
 
 
 def _half(model: Encoder) -> Encoder:
