@@ -178,3 +178,7 @@ def test_a_folder_that_is_in_use_is_refused(small: Path, tmp_path: Path) -> None
         pytest.raises(ValueError, match="cache is in use: another run caches in it"),
     ):
         pretrain(config, small, tmp_path / "run")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        pretrain(replace(config, prefix_cache=str(tmp_path / "file")), small, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

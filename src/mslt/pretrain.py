@@ -233,6 +233,8 @@ def pretrain(
         with run.lock():
             return follow(*reopen(config, store, run), run)
     job = Job.prepare(config, store)
+    with job.prefix_cache(print):
+        pass  # a folder that cannot be used is refused before there is a run
     run = Run.create(out, job.config, job.facts(store), store.path / "tokenizer")
     with run.lock():
         return follow(job, job.first_state(), run)
