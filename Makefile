@@ -1,6 +1,7 @@
 # make demo       train a small BERT twice, whole and in stages, and compare
 # make test       the tests                      (WORKERS=4 for four processes)
 # make check      formatting, lint, types, tests: what a change must pass
+# make torture    what breaks other trainers, thrown at this one: an hour  (CAMPAIGNS=kill for one)
 # make format     rewrite the code as `make check` wants it
 # make wheel      dist/mslt-*.whl
 # make clean      remove .venv and everything that was built or cached
@@ -8,6 +9,7 @@
 # Each makes .venv first, once, with the versions in constraints.txt. PYTHON=... picks the Python.
 
 WORKERS ?= 2
+CAMPAIGNS ?= corpora kill
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -22,7 +24,7 @@ export PIP_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PIP := $(BIN)/python -m pip
 
-.PHONY: demo test check lint format wheel clean
+.PHONY: demo test check torture lint format wheel clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -32,6 +34,9 @@ test: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
 check: lint test
+
+torture: $(VENV)/installed-dev
+	for campaign in $(CAMPAIGNS); do OMP_NUM_THREADS=1 $(BIN)/python -m torture.$$campaign || exit 1; done
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .

@@ -1,8 +1,10 @@
 """What breaks other trainers, thrown at this one: campaigns of cases, each one command.
 
 python -m torture.corpora         bad corpora, through `mslt prepare`
+python -m torture.kill            a run killed at named points and at random times
 
-A campaign is a table of cases and a judge. Each case runs in a process of its own without network,
-under watch (`box.py`); the same tables run inside the test suite, in one process and in seconds.
-Each prints what failed, then one line of JSON.
+A campaign is a table of cases and a judge. Each case of bad data runs in a process of its own,
+without network and under watch (`box.py`); the same tables run inside the test suite, in one
+process and in seconds. The processes of a run that is killed are forked from the campaign's own
+(`children.py`). Each campaign prints what failed, then one line of JSON.
 """
