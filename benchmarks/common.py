@@ -56,7 +56,7 @@ def _model(vocab_size: int, layers: int, width: int) -> ModelConfig:
 
 SHAPES = {
     "tiny": Shape(_model(512, 4, 32), batch=4, gpu_batch=4, length=32, steps=1),
-    "small": Shape(_model(8192, 12, 256), batch=32, gpu_batch=1024, length=128, steps=3),
+    "small": Shape(_model(8192, 12, 256), batch=32, gpu_batch=1024, length=128, steps=1),
     "base": Shape(_model(30_522, 12, 768), batch=8, gpu_batch=256, length=128, steps=1),
     "large": Shape(_model(30_522, 24, 1024), batch=4, gpu_batch=128, length=128, steps=1),
 }
