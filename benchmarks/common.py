@@ -58,7 +58,7 @@ SHAPES = {
     "tiny": Shape(_model(512, 4, 32), batch=4, gpu_batch=4, length=32, steps=1),
     "small": Shape(_model(8192, 12, 256), batch=32, gpu_batch=1024, length=128, steps=1),
     "base": Shape(_model(30_522, 12, 768), batch=8, gpu_batch=256, length=128, steps=1),
-    "large": Shape(_model(30_522, 24, 1024), batch=4, gpu_batch=128, length=128, steps=1),
+    "large": Shape(_model(30_522, 24, 1024), batch=4, gpu_batch=64, length=128, steps=1),
 }
 
 
@@ -286,7 +286,7 @@ def synchronize(device: str) -> None:
 
 def bf16_slowness(device: str) -> float:
     """How many times as long one linear layer takes in bf16 as in fp32, forward and backward."""
-    x, layer = torch.randn(1024, 256, device=device), torch.nn.Linear(256, 256, device=device)
+    x, layer = torch.randn(256, 256, device=device), torch.nn.Linear(256, 256, device=device)
 
     def step(_: int) -> None:
         layer(x).sum().backward()

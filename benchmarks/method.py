@@ -171,7 +171,7 @@ def small_parts(result: dict[str, Any], logging: float) -> dict[str, float]:
     return shares | {"logging": max(logging / row["seconds"] for row in rows)}
 
 
-def show(mode: str, result: dict[str, Any]) -> None:
+def show(mode: str, result: dict[str, Any], batch: int) -> None:
     """Print the table of a mode and what follows from it."""
     print(f"\n{mode}\n{table(result)}")
     print(f"ratio {result['ratio']:.2f}x, by the cost model {result['predicted']:.2f}x")
@@ -184,7 +184,7 @@ def show(mode: str, result: dict[str, Any]) -> None:
         print(f"{result['end_to_end']:.2f}x as fast as Hugging Face's whole model")
     for name, share in result["shares"].items():
         text = f"{name} takes {share:.2%} of a step at the most"
-        print(text if share < MOST else f"{text}: more than {MOST:.0%} with so small a batch")
+        print(text if share < MOST else f"{text}, more than {MOST:.0%} (of {batch} sequences)")
 
 
 def measure(given: argparse.Namespace, scratch: Path) -> None:
@@ -205,7 +205,7 @@ def measure(given: argparse.Namespace, scratch: Path) -> None:
     for mode in settings:
         result = results[mode] = measured.result(mode)
         result["shares"] = small_parts(result, logging)
-        show(mode, result)
+        show(mode, result, setting.batch_size)
     if measured.hf:
         print(f"\n{outcome(measured.hf)}")
     first, *others = results

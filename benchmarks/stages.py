@@ -92,28 +92,31 @@ class Steps:
         self.setting = setting
         self.cached = way.mode == CACHED
         self.watching = not setting.device.startswith("cuda")
-        self.first_visits: list[float] = []
+        self._first_visits: list[float] = []
         self._watched: list[dict[str, float]] = []
 
     def __call__(self, step: int) -> None:
         """Make a batch and train on it; where that is cached, on one that has been seen before."""
         if self.cached:
-            if step == 0:
-                for number in range(VISITED):
-                    start = self._now()
-                    self._train(number)
-                    self.first_visits.append(self._now() - start)
+            if not self._first_visits:
+                self._first_visits = [self._visit(number) for number in range(VISITED)]
             step %= VISITED
-        self._train(step)
+        seconds = self._train(step)
+        if self.watching:
+            self._watched.append(seconds)
 
-    def _train(self, step: int) -> None:
+    def _visit(self, step: int) -> float:
+        start = self._now()
+        self._train(step)
+        return self._now() - start
+
+    def _train(self, step: int) -> dict[str, float]:
         trainer = self.built.trainer
         phases = trainer.phases = Phases(self._now if self.watching else None)
         with phases("data"):
             batch = self.setting.batch(step)
         trainer.step(step, batch, LR)
-        if self.watching:
-            self._watched.append(phases.seconds)
+        return phases.seconds
 
     def _now(self) -> float:
         synchronize(self.setting.device)
@@ -122,12 +125,12 @@ class Steps:
     @property
     def first_visit(self) -> float:
         """Seconds of a step whose batch was not seen before, the very first one left out."""
-        return statistics.median(self.first_visits[1:])
+        return statistics.median(self._first_visits[1:])
 
     @property
     def phases(self) -> dict[str, float]:
         """Median seconds of each phase, but for the first step's; 0 where there is none."""
-        later = self._watched[1 + len(self.first_visits) :]
+        later = self._watched[1:]
         return {
             name: statistics.median(seconds.get(name, 0.0) for seconds in later) for name in PHASES
         }
