@@ -12,7 +12,7 @@ from mslt import records
 from mslt.config import Config, InstanceConfig, ModelConfig, OptimizerConfig, PlanConfig
 from mslt.data.store import TokenStore
 from mslt.job import Job
-from mslt.pretrain import pretrain
+from mslt.launch import pretrain
 from mslt.records import opened
 from mslt.schedule import Schedule
 

@@ -55,7 +55,7 @@ def calls(monkeypatch):
 
     parts = {
         "data.prepare": {"prepare": record("prepare"), "PrepareConfig": PrepareConfig},
-        "pretrain": {"pretrain": record("pretrain", 0)},
+        "launch": {"pretrain": record("pretrain", 0)},
         "huggingface": {"export": record("export")},
         "demo": {"demo": record("demo")},
     }
@@ -177,7 +177,7 @@ def test_a_value_that_differs_from_the_resumed_run_reaches_the_run_to_be_refused
 @pytest.mark.parametrize("status", [0, 130])
 def test_the_status_of_pretraining_is_the_exit_status(status, monkeypatch, calls, store):
     stand_in = SimpleNamespace(pretrain=lambda *args, **options: status)
-    monkeypatch.setitem(sys.modules, "mslt.pretrain", stand_in)
+    monkeypatch.setitem(sys.modules, "mslt.launch", stand_in)
     assert main(["pretrain", "bert_tiny_mslt", "--data", str(store), "--out", "r"]) == status
 
 

@@ -14,7 +14,7 @@ SOURCE = ROOT / "src" / "mslt"
 
 # A module may import from its own row and from the rows above it. A name covers what is in it.
 ROWS = (
-    ("files", "background", "foreign", "records", "phases"),
+    ("files", "background", "foreign", "records", "phases", "guard"),
     ("schedule", "plan", "config", "layout", "options", "recipes", "room"),
     ("data",),
     ("initial", "dropout", "world"),
@@ -24,7 +24,7 @@ ROWS = (
     ("prefix", "reducer"),
     ("cache",),
     ("trainer", "run"),
-    ("console", "job", "pretrain"),
+    ("console", "job", "pretrain", "launch"),
     ("analysis",),
     ("card", "huggingface"),
     ("demo", "cli", "__main__"),

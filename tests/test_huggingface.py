@@ -29,8 +29,8 @@ from mslt.data.instances import Batch
 from mslt.data.store import TokenStore
 from mslt.huggingface import export
 from mslt.job import Job
+from mslt.launch import pretrain
 from mslt.model import Encoder
-from mslt.pretrain import pretrain
 from mslt.run import Run
 from mslt.schedule import Schedule
 

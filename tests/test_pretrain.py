@@ -18,7 +18,8 @@ from mslt.config import InstanceConfig, OptimizerConfig
 from mslt.data.prepare import PrepareConfig, prepare
 from mslt.data.store import TokenStore
 from mslt.job import Job
-from mslt.pretrain import enter_stage, pretrain
+from mslt.launch import pretrain
+from mslt.pretrain import enter_stage
 from mslt.run import Run
 from mslt.schedule import Schedule
 from mslt.trainer import Trainer
@@ -119,7 +120,7 @@ def test_of_a_large_store_a_sample_is_verified_or_all_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("mslt.data.store.BLOCK", 1000)
-    monkeypatch.setattr("mslt.pretrain.SAMPLE", 0)
+    monkeypatch.setattr("mslt.launch.SAMPLE", 0)
     (tmp_path / "text.txt").write_text(text(60), encoding="utf-8")
     how = PrepareConfig(vocab_size=120, workers=1)
     made = prepare([str(tmp_path / "text.txt")], tmp_path / "store", how, progress=False)

@@ -15,7 +15,8 @@ from mslt.checkpoint import verify_folder
 from mslt.config import OPERATIONAL
 from mslt.console import Console
 from mslt.data.store import TokenStore
-from mslt.pretrain import pretrain, reopen, train
+from mslt.launch import pretrain, reopen
+from mslt.pretrain import train
 from mslt.run import Run
 
 

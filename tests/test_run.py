@@ -16,8 +16,9 @@ from tiny_run import TINY, losses, start
 from mslt import run as runs
 from mslt.checkpoint import State, load_state, verify_folder
 from mslt.console import Console
+from mslt.launch import pretrain
 from mslt.layout import best_checkpoint
-from mslt.pretrain import pretrain, train
+from mslt.pretrain import train
 from mslt.run import Run
 
 

@@ -47,9 +47,9 @@ def steps(config: Config, store: Path, out: Path, count: int) -> list[Done]:
     return done
 
 
-def losses(run: Path) -> list[tuple[str, int, float, float]]:
+def losses(run: Path) -> list[tuple[str, int, float | None, float | None]]:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [(m["kind"], m["step"], m["mlm_loss"], m["pair_loss"]) for m in lines]
+    return [(m["kind"], m["step"], m.get("mlm_loss"), m.get("pair_loss")) for m in lines]
 
 
 def final_weights(run: Path) -> dict[str, torch.Tensor]:

@@ -6,7 +6,7 @@ renamed, so that whatever stops the process leaves the previous ones as they wer
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mslt.config import ModelConfig
 from mslt.files import appearing, sha256
+from mslt.guard import Watch
 from mslt.model import Encoder
 from mslt.optim import Moment, Moments
 
@@ -31,12 +32,14 @@ class State:
         model: as deep as the stage that this step belongs to.
         moments: the optimizer's, by parameter name.
         seconds: training time so far; evaluation, saving and set-up do not count.
+        watch: what the guard of the numbers remembers.
     """
 
     step: int
     model: Encoder
     moments: Moments = field(default_factory=dict)
     seconds: float = 0.0
+    watch: Watch = field(default_factory=Watch)
 
 
 Content = bytes | dict[str, Tensor]
@@ -150,6 +153,7 @@ def state_files(state: State) -> dict[str, Content]:
         tensors[f"{name}/square"] = moment.square
     updates = {name: moment.updates for name, moment in state.moments.items()}
     facts = {"step": state.step, "seconds": state.seconds, "updates": updates}
+    facts["watch"] = asdict(state.watch)
     return _model_files(state.model, facts) | {"moments.safetensors": tensors}
 
 
@@ -165,4 +169,6 @@ def load_state(path: Path, config: ModelConfig) -> State:
         name: Moment(tensors[f"{name}/mean"], tensors[f"{name}/square"], updates)
         for name, updates in facts["updates"].items()
     }
-    return State(facts["step"], model, moments, facts["seconds"])
+    watch = facts["watch"]
+    watch["recent"] = tuple((loss, norm) for loss, norm in watch["recent"])
+    return State(facts["step"], model, moments, facts["seconds"], Watch(**watch))

@@ -191,7 +191,7 @@ def _pretrain(argv: list[str]) -> int:
 
     config.with_vocabulary(TokenStore.open(data).vocab_size)
 
-    from mslt.pretrain import pretrain
+    from mslt.launch import pretrain
 
     return pretrain(
         config, data, out, resume=given.get("resume", False), verify=given.get("verify", False)

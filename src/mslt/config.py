@@ -222,6 +222,8 @@ class Config:
         keep: checkpoints to keep, the newest; the one that was evaluated best and the model of
             every stage's end are always kept.
         log_every: steps between lines in metrics.jsonl.
+        skip_spikes: pass over a batch whose loss or gradient norm is far above what it has been
+            lately in the stage, as those with numbers that are not finite always are.
         tensorboard: write TensorBoard events too.
         model: shape of the encoder.
         plan: the stages.
@@ -248,6 +250,7 @@ class Config:
     save_every: int = 5_000
     keep: int = 2
     log_every: int = 10
+    skip_spikes: bool = True
     tensorboard: bool = False
     model: ModelConfig = field(default_factory=ModelConfig)
     plan: PlanConfig = field(default_factory=PlanConfig)

@@ -2,10 +2,11 @@
 
 RUN/config.yaml              the resolved config, which --config accepts
     run.json                 data, versions, machine, stages, baseline, resumes
-    metrics.jsonl            one line per logged step and per evaluation
+    metrics.jsonl            one line per logged step, evaluation, skipped step and going back
     tokenizer/               as in the store
     checkpoints/step-N/      what --resume goes on from: the last ones, and the one that was
-                             evaluated best; step-N.damaged is what it could not use
+                             evaluated best; step-N.damaged is what it could not use,
+                             step-N.abandoned what was saved after training had broken down
     stages/I-depth-N/        the model at the end of stage I
     tensorboard/             with --tensorboard
     .lock                    held while a process trains
@@ -94,8 +95,13 @@ def checkpoint_folder(run: Path, step: int) -> Path:
 
 def checkpoint_folders(run: Path) -> list[Path]:
     """Checkpoint folders, oldest first, without those that were set aside."""
-    steps = {path: path.name.removeprefix("step-") for path in run.glob("checkpoints/step-*")}
-    return sorted((p for p in steps if steps[p].isdigit()), key=lambda p: int(steps[p]))
+    paths = run.glob("checkpoints/step-*")
+    return sorted((p for p in paths if p.name.removeprefix("step-").isdigit()), key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step that a checkpoint's folder is named after."""
+    return int(checkpoint.name.removeprefix("step-"))
 
 
 def best_checkpoint(run: Path) -> Path | None:

@@ -1,28 +1,23 @@
 """Multi-stage layerwise training (section 3.2). The baselines are other plans, not other code."""
 
 import math
-import signal
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from types import FrameType
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from mslt.cache import PrefixCache
 from mslt.checkpoint import State
-from mslt.config import OPERATIONAL, Config
 from mslt.console import Console
-from mslt.data.store import SAMPLE, TokenStore
 from mslt.growth import copied_from, freeze, grow, is_fixed
-from mslt.job import Job, store_hash
+from mslt.guard import Diverged, Guard, Watch
+from mslt.job import Job
 from mslt.model import Encoder
 from mslt.optim import Moment, Moments
-from mslt.options import flatten
 from mslt.plan import Stage
 from mslt.run import Clock, Run
-from mslt.trainer import Trainer, pick_precision
+from mslt.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -34,23 +29,44 @@ class Done:
     stage: Stage
     trainer: Trainer
     clock: Clock
+    watch: Watch
 
     def state(self) -> State:
         """All that the next step, or a resumed run, needs. Shares memory with the training."""
-        return State(self.step, self.trainer.model, self.trainer.moments(), self.clock.seconds)
+        trainer, seconds = self.trainer, self.clock.seconds
+        return State(self.step, trainer.model, trainer.moments(), seconds, self.watch)
 
 
 def train(job: Job, state: State, run: Run, console: Console) -> Iterator[Done]:
-    """The loop: yields after every step, so that the caller may stop, or interleave runs."""
-    with job.prefix_cache(console.say) as cache:
-        yield from train_with(cache, job, state, run, console)
+    """The loop: yields after every step, so that the caller may stop, or interleave runs.
 
+    Where training diverges, it goes back once to the last checkpoint from before the trouble and
+    passes over the data on which it came about.
 
-def train_with(
-    cache: PrefixCache | None, job: Job, state: State, run: Run, console: Console
-) -> Iterator[Done]:
-    """The loop, with what keeps the forward-only layers' output or without."""
+    Raises:
+        Diverged: it did so again.
+        OSError: the disk is full or not writable; what was saved before is as it was.
+    """
     clock = Clock(state.seconds, job.world.device)
+    with job.prefix_cache(console.say) as cache:
+        while True:
+            stages, before = _stages(job, state, run, console, clock, cache), state.watch
+            del state  # so that memory holds one model and no other
+            try:
+                yield from stages
+                return
+            except Diverged as error:
+                trouble = error.with_traceback(None)
+            if before.passed_over:
+                more = _where(job, trouble, before)
+                raise Diverged(trouble.reason, trouble.step, trouble.sound, more)
+            state = _gone_back(job, run, console, trouble)
+
+
+def _stages(
+    job: Job, state: State, run: Run, console: Console, clock: Clock, cache: PrefixCache | None
+) -> Iterator[Done]:
+    guard = Guard(state.watch, spikes=job.config.skip_spikes)
     for index, stage, steps in job.plan.remaining(state.step):
         model, moments = enter_stage(job, state, index)
         freeze(model, stage.learns_from, pair_head=job.config.instances.pair != "none")
@@ -58,18 +74,21 @@ def train_with(
         keep = cache.stage(index, model, settings.group) if cache else None
         trainer = Trainer(model, settings, moments, job.world, keep)
         console.enter(index, stage, steps)
+        if len(steps) == stage.steps:
+            guard.enter_stage()
         mark = (steps.start, clock.seconds)
         for step in steps:
             run.check()
             with clock.running():
-                batch = job.instances.batch(step, stage.seq_len)
-                metrics = trainer.step(step, batch, job.plan.lr(step))
-            done = Done(step + 1, index, stage, trainer, clock)
+                batch = job.instances.batch(step + guard.watch.passed_over, stage.seq_len)
+                metrics = trainer.step(step, batch, job.plan.lr(step), guard.accept)
+            done = Done(step + 1, index, stage, trainer, clock, guard.watch)
             console.advance(step + 1)
             last = step + 1 == steps.stop
-            if last or (step + 1) % job.config.log_every == 0:
+            if guard.reason:
+                _passed_over(run, console, done, guard)
+            elif last or (step + 1) % job.config.log_every == 0:
                 values = {name: float(value) for name, value in metrics.items()}
-                refuse_nonfinite(values, step + 1)
                 values |= _rates(job, done, mark)
                 mark = (step + 1, clock.seconds)
                 run.record("train", step + 1, values)
@@ -157,11 +176,44 @@ def _summary(run: Run, done: Done) -> dict[str, Any]:
     return {"step": done.step, "seconds": done.clock.seconds, "heldout": run.heldout()[-1]}
 
 
+def _passed_over(run: Run, console: Console, done: Done, guard: Guard) -> None:
+    """Say that a step was refused; with too many in a row, stop going on like this."""
+    run.record("skipped", done.step, {"reason": guard.reason, **_place(done)})
+    console.say(f"step {done.step:,} is passed over: {guard.reason}; the weights are as before")
+    if guard.lost:
+        raise Diverged(guard.reason, done.step, done.step - guard.watch.refused)
+
+
+def _gone_back(job: Job, run: Run, console: Console, trouble: Diverged) -> State:
+    """The last good state from before the trouble, to go on from with the data behind it."""
+    state = run.back_to(trouble.sound) or job.first_state()
+    over = trouble.step - state.step
+    run.rewind(state.step)
+    values = {"reason": trouble.reason, "from": trouble.step, "passed_over": over}
+    run.record("back", state.step, values)
+    console.say(
+        f"{trouble.reason} at step {trouble.step:,}: training has diverged; going back, once, to "
+        f"step {state.step:,} and passing over the {over:,} batches behind it"
+    )
+    state.model.to(job.world.device)
+    return replace(state, watch=replace(state.watch, refused=0, passed_over=over))
+
+
+def _where(job: Job, trouble: Diverged, watch: Watch) -> str:
+    """Which data it was, once going back has not helped."""
+    batch = trouble.step - 1 + watch.passed_over
+    first = batch * job.config.batch_size
+    return (
+        f" again, after it had gone back once; the last batch was number {batch:,}, instances "
+        f"{first:,} to {first + job.config.batch_size - 1:,}"
+    )
+
+
 def refuse_broken_weights(done: Done) -> None:
     """Stop before weights that are not finite are measured or kept.
 
     Raises:
-        ValueError: training has diverged.
+        Diverged: there are some.
     """
     if not torch.isfinite(done.trainer.optimizer.weights).all():
         refuse_nonfinite({"a weight": math.nan}, done.step)
@@ -171,123 +223,8 @@ def refuse_nonfinite(values: dict[str, float], step: int) -> None:
     """Stop before a broken number reaches a checkpoint.
 
     Raises:
-        ValueError: naming the value.
+        Diverged: naming the value.
     """
     for name, value in values.items():
         if not math.isfinite(value):
-            raise ValueError(
-                f"{name} is {value} at step {step}: training has diverged. Lower schedule.lr or "
-                f"lengthen schedule.warmup_steps; the last checkpoint is from before"
-            )
-
-
-class Stop:
-    """Turns the first Ctrl-C or SIGTERM into a request; a second one stops at once."""
-
-    def __init__(self) -> None:
-        self.signal = 0
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> "Stop":
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._ask)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _ask(self, number: int, _: FrameType | None) -> None:
-        self.signal = number
-        self.__exit__()
-
-
-def pretrain(
-    config: Config, data: Path, out: Path, *, resume: bool = False, verify: bool = False
-) -> int:
-    """Pre-train by a config on a token store, into a run's folder.
-
-    Args:
-        config: the run; of a resumed one, the same as it was started with.
-        data: the token store.
-        out: the run's folder: new, or with `resume` the one to go on in.
-        resume: go on from the newest good checkpoint.
-        verify: compare all of the store with its hashes, not a sample.
-
-    Returns:
-        0 when the plan is finished; 130 or 143 when a signal stopped it after a saved step.
-
-    Raises:
-        ValueError: what was given does not fit together, or training has diverged.
-    """
-    store = TokenStore.open(data)
-    compared = store.verify(None if verify else SAMPLE)
-    if compared < store.bytes:
-        print(
-            f"mslt: {compared / 1e9:.1f} of the store's {store.bytes / 1e9:.1f} GB were compared "
-            "with their hashes; --verify compares all",
-            flush=True,
-        )
-    if resume:
-        run = Run.open(out)
-        with run.lock():
-            return follow(*reopen(config, store, run), run)
-    job = Job.prepare(config, store)
-    with job.prefix_cache(print):
-        pass  # a folder that cannot be used is refused before there is a run
-    run = Run.create(out, job.config, job.facts(store), store.path / "tokenizer")
-    with run.lock():
-        return follow(job, job.first_state(), run)
-
-
-def follow(job: Job, state: State, run: Run) -> int:
-    """Train to the plan's end, or to the first signal. The exit status, as `pretrain` has it."""
-    with Console(job.plan, job.config.batch_size, state.step) as console, Stop() as stop:
-        console.header(job.config, {**run.facts(), "device": job.world.device}, run.path)
-        for done in train(job, state, run, console):
-            if stop.signal and done.step < job.plan.steps:
-                refuse_broken_weights(done)
-                run.save(done.state())
-                console.say(
-                    f"stopped after step {done.step} and saved; go on with:\n"
-                    f"  mslt pretrain --resume --out {run.path}"
-                )
-                run.close()
-                return 128 + stop.signal
-        console.footer(run, run.path)
-    run.close()
-    return 0
-
-
-def reopen(config: Config, store: TokenStore, run: Run) -> tuple[Job, State]:
-    """What a run that is locked goes on with, and the state to go on from.
-
-    Raises:
-        ValueError: naming what is not as it was when the run began.
-    """
-    facts = run.facts()
-    job = Job.prepare(config, store, facts)
-    now = flatten(job.config.to_dict())
-    for name, before in flatten(run.config.to_dict()).items():
-        if now[name] != before and name not in OPERATIONAL:
-            raise ValueError(
-                f"{name} is {now[name]}, but the run in {run.path} was started with {before}"
-            )
-    if (job.config.prefix_cache is None) != (run.config.prefix_cache is None):
-        raise ValueError(
-            f"prefix_cache is {job.config.prefix_cache}, but the run in {run.path} was started "
-            f"with {run.config.prefix_cache}: a folder may give way to another, not to none"
-        )
-    if facts["store_sha256"] != store_hash(store):
-        raise ValueError(
-            f"the store {store.path} is not the one that the run in {run.path} began with"
-        )
-    if job.precision == "bf16" and pick_precision("auto", job.world.device) == "fp32":
-        print("mslt: the run began in bf16 and goes on in it, which is slow here", flush=True)
-    run.metrics()  # refuses a damaged file before anything is set aside
-    state = run.latest() or job.first_state()
-    run.rewind(state.step)
-    if state.step < job.plan.steps:
-        run.go_on(job.config, state.step, job.world.device)
-    state.model.to(job.world.device)
-    return job, state
+            raise Diverged(f"{name} is {value}", step, step - 1)

@@ -147,7 +147,8 @@ class Run:
         """Append a line to metrics.jsonl.
 
         Args:
-            kind: `train` or `heldout`.
+            kind: `train` or `heldout`; `skipped` for a step that was refused; `back` for having
+                gone back to this step.
             step: optimisation steps done.
             values: numbers; one that is not finite is written as null.
         """
@@ -174,8 +175,9 @@ class Run:
         return [line for line in self.metrics() if line["kind"] == "heldout"]
 
     def rewind(self, step: int) -> None:
-        """Drop the lines of steps after `step`, which will be trained again."""
-        kept = [line for line in self.metrics() if line["step"] <= step]
+        """Drop the lines of what came after `step`, which will happen again."""
+        after = {"back": step - 1}  # having gone back to this step came after it
+        kept = [line for line in self.metrics() if line["step"] <= after.get(line["kind"], step)]
         text = "".join(to_json(line) + "\n" for line in kept)
         write_text(self.path / layout.METRICS, text)
 
@@ -227,6 +229,14 @@ class Run:
         """
         self._background.wait()
 
+    def back_to(self, step: int) -> State | None:
+        """The newest checkpoint of `step` or before that verifies; later ones are set aside."""
+        self.wait()
+        for path in self.checkpoints():
+            if layout.step_of(path) > step:
+                path.rename(_aside(path, "abandoned"))
+        return self.latest()
+
     def latest(self) -> State | None:
         """The newest checkpoint that verifies, to go on from; damaged ones are set aside.
 
@@ -237,7 +247,7 @@ class Run:
             try:
                 state = load_state(path, self.config.model)
             except ValueError as error:
-                aside = _aside(path)
+                aside = _aside(path, "damaged")
                 path.rename(aside)
                 print(f"mslt: {error}; kept as {aside.name}, trying the one before it", flush=True)
             else:
@@ -270,9 +280,9 @@ def _require_room_for(config: Config, folder: Path, standing: int = 0) -> None:
     require_room(folder, run_bytes(config) - standing, what)
 
 
-def _aside(path: Path) -> Path:
-    """A free name for a damaged folder: step-N.damaged, step-N.damaged-2, ..."""
-    names = itertools.chain(["damaged"], (f"damaged-{count}" for count in itertools.count(2)))
+def _aside(path: Path, why: str) -> Path:
+    """A free name for a folder that is set aside: step-N.damaged, step-N.damaged-2, ..."""
+    names = itertools.chain([why], (f"{why}-{count}" for count in itertools.count(2)))
     candidates = (path.with_name(f"{path.name}.{name}") for name in names)
     return next(candidate for candidate in candidates if not candidate.exists())
 
