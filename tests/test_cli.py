@@ -104,7 +104,7 @@ def printed_config(capsys, *words):
 def test_a_recipe_is_the_base_and_what_is_given_comes_on_top(calls, store):
     words = ["--steps", "300", "--model.hidden_size=256", "--plan.shares", "50,5,5,5,35"]
     main(["pretrain", "bert_tiny_mslt", "--data", str(store), "--out", "r", *words])
-    [(_, config, data, out, resume, _)] = calls
+    [(_, config, data, out, resume, *_)] = calls
     assert (config.steps, config.batch_size, config.schedule.lr) == (300, 64, 7e-4)
     assert config.model.hidden_size == 256
     assert config.plan.shares == [50, 5, 5, 5, 35]
@@ -164,14 +164,16 @@ def test_a_file_comes_over_the_recipe_and_an_option_over_the_file(capsys, tmp_pa
 def test_resume_takes_the_settings_and_the_data_from_the_run(words, calls, run, store):
     words = [word.format(store=store) for word in words]
     assert main(["pretrain", *words, "--resume", "--out", str(run)]) == 0
-    [(_, config, data, out, resume, _)] = calls
+    [(_, config, data, out, resume, *_)] = calls
     assert config.to_dict() == TINY.with_vocabulary(500).to_dict() | {"steps": 300}
     assert (data, out, resume) == (store, run, True)
 
 
 def test_a_value_that_differs_from_the_resumed_run_reaches_the_run_to_be_refused(calls, run):
-    main(["pretrain", "--resume", "--out", str(run), "--seed", "5"])
+    words = ["--allow_change", "seed,steps", "--allow_change=store"]
+    main(["pretrain", "--resume", "--out", str(run), "--seed", "5", *words])
     assert calls[0][1].seed == 5
+    assert calls[0][5] == ["seed", "steps", "store"]
 
 
 @pytest.mark.parametrize("status", [0, 130])
@@ -293,6 +295,7 @@ WRONG = {
     "pretrain {tiny} --model.hidden_size 129": "num_attention_heads must divide model.hidden_size",
     "pretrain {tiny} --device tpu": "device must be auto, cpu, cuda or cuda:N, not 'tpu'",
     "pretrain {tiny} --device cpu:x": "device must be auto, cpu, cuda or cuda:N, not 'cpu:x'",
+    "pretrain {tiny} --data {store} --out r --allow_change seed": "no effect without --resume",
     "pretrain {tiny} --config {tmp}/no.yaml": "/no.yaml: No such file or directory",
     "pretrain {tiny} --config {tmp}": ": Is a directory",
     "pretrain {tiny} --resume": "--out is missing",

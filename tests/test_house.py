@@ -24,7 +24,7 @@ ROWS = (
     ("prefix", "reducer"),
     ("cache",),
     ("trainer", "run"),
-    ("console", "job", "pretrain", "launch"),
+    ("console", "job", "pretrain", "resume", "launch"),
     ("analysis",),
     ("card", "huggingface"),
     ("demo", "cli", "__main__"),

@@ -9,15 +9,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import text
+from safetensors.torch import load_file
 from tiny_run import TINY, damage, final_weights, losses, start, steps
 
 from mslt.checkpoint import verify_folder
-from mslt.config import OPERATIONAL
+from mslt.config import OPERATIONAL, InstanceConfig, OptimizerConfig, PlanConfig
 from mslt.console import Console
+from mslt.data.prepare import PrepareConfig, prepare
 from mslt.data.store import TokenStore
-from mslt.launch import pretrain, reopen
+from mslt.launch import pretrain
+from mslt.options import flatten
 from mslt.pretrain import train
+from mslt.resume import reopen
 from mslt.run import Run
+from mslt.schedule import Schedule
 
 
 @pytest.fixture(scope="module")
@@ -211,20 +217,143 @@ def test_a_run_that_is_trained_is_not_trained_twice(store: Path, stopped: Path) 
     assert pretrain(TINY, store, stopped, resume=True) == 0
 
 
-def test_resuming_with_another_option_names_it(store: Path, unbroken: Path) -> None:
-    with pytest.raises(ValueError, match=r"schedule\.lr is 0\.002, but the run .* with 0\.001"):
-        pretrain(
-            replace(TINY, schedule=replace(TINY.schedule, lr=2e-3)), store, unbroken, resume=True
-        )
+# --- what may change ----------------------------------------------------------------------------
 
 
-def test_resuming_on_another_store_is_refused(
-    store: Path, unbroken: Path, monkeypatch: pytest.MonkeyPatch
+CHANGES = {
+    "seed": replace(TINY, seed=1),
+    "batch_size": replace(TINY, batch_size=8),
+    "micro_batch": replace(TINY, micro_batch=4),
+    "precision": replace(TINY, precision="bf16"),
+    "skip_spikes": replace(TINY, skip_spikes=False),
+    "steps": replace(TINY, steps=20),
+    "plan.retrain": replace(TINY, plan=replace(TINY.plan, retrain=0.4)),
+    "schedule.lr": replace(TINY, schedule=replace(TINY.schedule, lr=2e-3)),
+    "optimizer.beta1": replace(TINY, optimizer=OptimizerConfig(beta1=0.8)),
+    "model.hidden_dropout_prob": replace(TINY, model=replace(TINY.model, hidden_dropout_prob=0.2)),
+    "instances.mask_prob": replace(TINY, instances=InstanceConfig(mask_prob=0.2)),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_differs_is_refused_by_its_name_unless_that_is_allowed(
+    store: Path, unbroken: Path, tmp_path: Path, name: str
 ) -> None:
-    opened = TokenStore.open(store)
-    opened.manifest["files"]["train/tokens.bin"]["sha256"] = "0" * 64
-    with pytest.raises(ValueError, match="is not the one"):
-        reopen(TINY, opened, Run.open(unbroken))
+    out = shutil.copytree(unbroken, tmp_path / "run")
+    values = flatten(CHANGES[name].to_dict())
+    with pytest.raises(ValueError, match=rf"^{name} is {values[name]}.*, but the run .* insists"):
+        pretrain(CHANGES[name], store, out, resume=True)
+    job, state = reopen(CHANGES[name], TokenStore.open(store), Run.open(out), [name, "seed"])
+    assert flatten(job.config.to_dict())[name] == values[name]
+    assert state.step == 10
+
+
+def test_what_is_allowed_holds_from_then_on_and_is_written_down(store: Path, stopped: Path) -> None:
+    config = replace(TINY, schedule=replace(TINY.schedule, lr=2e-3), micro_batch=4)
+    allowed = ["schedule.lr", "micro_batch"]
+    assert pretrain(config, store, stopped, resume=True, allow_change=allowed) == 0
+    facts = Run.open(stopped).facts()
+    assert facts["resumed"][-1]["changed"] == {"schedule.lr": [1e-3, 2e-3], "micro_batch": [2, 4]}
+    assert facts["micro_batches"] == [4, 4, 4, 4]
+    assert pretrain(config, store, stopped, resume=True) == 0
+
+
+def test_a_name_that_is_none_is_not_allowed_to_change(store: Path, unbroken: Path) -> None:
+    with pytest.raises(ValueError, match=r"no field schedule\.rl; did you mean schedule\.lr\?"):
+        pretrain(TINY, store, unbroken, resume=True, allow_change=["schedule.rl"])
+
+
+def test_weights_of_another_shape_are_never_taken_for_damaged(store: Path, stopped: Path) -> None:
+    config = replace(TINY, model=replace(TINY.model, hidden_size=32))
+    allowed = ["model.hidden_size", "model.intermediate_size"]
+    before = sorted(os.listdir(stopped / "checkpoints"))
+    with pytest.raises(ValueError, match="the weights do not fit the model's config"):
+        pretrain(config, store, stopped, resume=True, allow_change=allowed)
+    assert sorted(os.listdir(stopped / "checkpoints")) == before
+
+
+def test_another_tokenizer_and_another_store_are_refused_by_their_names(
+    store: Path, stopped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = prepared(tmp_path, vocab_size=120, seed=7)
+    with pytest.raises(ValueError, match=r"the tokenizer in .*--allow_change tokenizer insists"):
+        pretrain(TINY, other, stopped, resume=True)
+    with pytest.raises(ValueError, match=r"the store in .*--allow_change store insists"):
+        pretrain(TINY, other, stopped, resume=True, allow_change=["tokenizer"])
+    assert pretrain(TINY, other, stopped, resume=True, allow_change=["tokenizer", "store"]) == 0
+    opened, facts = TokenStore.open(other), Run.open(stopped).facts()
+    assert facts["data"] == str(other)
+    assert facts["text"] == opened.manifest["counts"]
+    tokenizer = "tokenizer/tokenizer.json"
+    assert (stopped / tokenizer).read_bytes() == (other / tokenizer).read_bytes()
+    smaller = prepared(tmp_path, vocab_size=100, seed=7)
+    with pytest.raises(ValueError, match=r"model\.vocab_size is 120, but the store's tokenizer"):
+        pretrain(replace(TINY, model=Run.open(stopped).config.model), smaller, stopped, resume=True)
+
+
+def prepared(folder: Path, vocab_size: int, seed: int) -> Path:
+    """A store of other text."""
+    file, out = folder / "text.txt", folder / f"store-{vocab_size}"
+    file.write_text(text(60, seed), encoding="utf-8")
+    prepare(
+        [str(file)],
+        out,
+        PrepareConfig(vocab_size=vocab_size, heldout=0.1, workers=1),
+        progress=False,
+    )
+    return out
+
+
+SHORT = replace(
+    TINY,
+    plan=PlanConfig("mslt", k=2, shares=[4, 4, 2], seq_len=32),
+    schedule=Schedule(lr=1e-3, warmup_steps=1, shape="constant"),
+)
+LONG = replace(SHORT, steps=14, plan=replace(SHORT.plan, shares=[4, 4, 6]))
+
+
+def test_a_plan_that_becomes_longer_ends_as_if_it_always_had_been(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, whole = tmp_path / "run", tmp_path / "whole"
+    assert pretrain(SHORT, store, out) == 0
+    assert pretrain(LONG, store, out, resume=True) == 0
+    assert "the plan is longer, 14 steps instead of 10" in capsys.readouterr().out
+    assert pretrain(LONG, store, whole) == 0
+    ours, theirs = (load_file(p / "stages/3-depth-4/model.safetensors") for p in (out, whole))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert sorted(path.name for path in (out / "stages").iterdir()) == [
+        *("1-depth-2", "2-depth-4", "3-depth-4", "3-depth-4.step-10")
+    ]
+
+
+def test_a_longer_plan_is_refused_where_it_changes_what_is_done(
+    store: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    assert pretrain(SHORT, store, out) == 0
+    shares = replace(LONG, plan=replace(LONG.plan, shares=[5, 3, 6]))
+    with pytest.raises(ValueError, match="steps is 14, by which steps that are done would have"):
+        pretrain(shares, store, out, resume=True)
+    linear = replace(SHORT, schedule=replace(SHORT.schedule, shape="linear"))
+    assert pretrain(linear, store, tmp_path / "linear") == 0
+    longer = replace(linear, steps=14)
+    with pytest.raises(ValueError, match="steps is 14, by which steps that are done would have"):
+        pretrain(longer, store, tmp_path / "linear", resume=True)
+    insists = {"resume": True, "allow_change": ["steps"]}
+    assert pretrain(longer, store, tmp_path / "linear", **insists) == 0  # type: ignore[arg-type]
+    assert Run.open(tmp_path / "linear").metrics()[-1]["step"] == 14
+
+
+def test_a_plan_that_cannot_go_on_from_here_is_refused(store: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    steps(SHORT, store, out, 7)
+    insists = {"resume": True, "allow_change": ["steps", "plan.shares"]}
+    with pytest.raises(ValueError, match="steps is 6, but 7 are done already"):
+        pretrain(replace(SHORT, steps=6), store, out, **insists)  # type: ignore[arg-type]
+    later = replace(LONG, plan=replace(LONG.plan, shares=[9, 3, 2]))
+    with pytest.raises(ValueError, match="step 7 has 2 layers, which the 4 that stand cannot"):
+        pretrain(later, store, out, **insists)  # type: ignore[arg-type]
 
 
 def test_a_resumed_run_keeps_the_micro_batches_that_it_began_with(

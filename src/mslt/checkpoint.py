@@ -23,6 +23,10 @@ from mslt.optim import Moment, Moments
 MANIFEST = "manifest.json"
 
 
+class Damaged(ValueError):
+    """A folder is not as it was written."""
+
+
 @dataclass
 class State:
     """All that training carries from one step to the next, across stages and across runs.
@@ -66,15 +70,15 @@ def verify_folder(path: Path) -> None:
     """Compare the files of a folder with its manifest.
 
     Raises:
-        ValueError: naming the file that is missing or damaged.
+        Damaged: naming the file that is missing or damaged.
     """
     try:
         hashes = json.loads((path / MANIFEST).read_bytes())["sha256"]
         damaged = [name for name in hashes if sha256(path / name) != hashes[name]]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from None
+        raise Damaged(f"{path} is damaged: {error}") from None
     if damaged:
-        raise ValueError(f"{path / damaged[0]} is damaged: its SHA-256 is not the manifest's")
+        raise Damaged(f"{path / damaged[0]} is damaged: its SHA-256 is not the manifest's")
 
 
 def write_file(path: Path, content: Content) -> None:
@@ -123,7 +127,8 @@ def load_model(path: Path, config: ModelConfig) -> tuple[Encoder, dict[str, Any]
     """The model and the facts of a folder, verified.
 
     Raises:
-        ValueError: the folder is damaged, or the weights do not fit the config.
+        Damaged: the folder is not as it was written.
+        ValueError: the weights do not fit the config.
     """
     verify_folder(path)
     facts = json.loads((path / "state.json").read_bytes())
@@ -161,7 +166,8 @@ def load_state(path: Path, config: ModelConfig) -> State:
     """Read a checkpoint back, verified.
 
     Raises:
-        ValueError: it is damaged, or does not fit the config.
+        Damaged: it is not as it was written.
+        ValueError: it does not fit the config.
     """
     model, facts = load_model(path, config)
     tensors = load_file(path / "moments.safetensors")

@@ -168,6 +168,13 @@ def _pretrain(argv: list[str]) -> int:
     options.option("out", str, "the run's folder")
     options.option("resume", bool, "go on with the run in --out from its last checkpoint", False)
     options.option(
+        "allow_change",
+        list[str],
+        "with --resume: options that may differ from what the run was started with, as in "
+        "schedule.lr,seed; also store and tokenizer. A plan may become longer without it, where "
+        "the steps that are done would be the same by it",
+    )
+    options.option(
         "verify",
         bool,
         "compare all of the store with its hashes before training, not about 1 GB of it",
@@ -186,6 +193,8 @@ def _pretrain(argv: list[str]) -> int:
         print(yaml.safe_dump(unflatten(values), sort_keys=False), end="")
         return OK
     out = Path(options.need(given, "out"))
+    if given.get("allow_change") and not given.get("resume"):
+        raise ValueError("allow_change has no effect without --resume")
     data = _data_of(out, given) if given.get("resume") else Path(options.need(given, "data"))
     from mslt.data.store import TokenStore
 
@@ -194,7 +203,12 @@ def _pretrain(argv: list[str]) -> int:
     from mslt.launch import pretrain
 
     return pretrain(
-        config, data, out, resume=given.get("resume", False), verify=given.get("verify", False)
+        config,
+        data,
+        out,
+        resume=given.get("resume", False),
+        allow_change=given.get("allow_change", ()),
+        verify=given.get("verify", False),
     )
 
 

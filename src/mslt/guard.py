@@ -15,7 +15,7 @@ WINDOW = 128  # accepted steps that a spike is measured against ...
 FEWEST = 32  # ... and how many of them it takes
 SIGMAS = 10.0  # how far above their median a spike is, in robust standard deviations, ...
 LEAST_LOSS = 0.25  # ... and at least so many nats,
-LEAST_NORM = math.log(2)  # or as a factor of the gradients' norm
+LEAST_NORM = math.log(3)  # or as a factor of the gradients' norm
 
 _SIGMA = 1.4826  # of normal noise, in median absolute deviations
 

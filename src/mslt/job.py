@@ -77,13 +77,15 @@ class Job:
         Args:
             config: the run.
             store: its text.
-            began: run.json of a run that goes on. Precision and micro-batches, which decide how
-                sums are rounded, are as they were then, whatever this machine would choose.
+            began: run.json of a run that goes on, or a part of it. Precision and micro-batches,
+                which decide how sums are rounded, are as they were then, whatever this machine
+                would choose.
             world: where it runs; alone on the config's device by default.
 
         Raises:
             ValueError: the store, the config and the machine do not fit together.
         """
+        began = began or {}
         config = config.with_vocabulary(store.vocab_size)
         plan = config.stages()
         world = world or World(device=pick_device(config.device))
@@ -105,8 +107,8 @@ class Job:
             for i in range(config.eval_batches)
         ]
         frequencies = log_frequencies(store.unigrams)
-        precision = began["precision"] if began else pick_precision(config.precision, device)
-        prefix = began["prefix"] if began else prefix_wanted(config, precision)
+        precision = began.get("precision") or pick_precision(config.precision, device)
+        prefix = began.get("prefix") or prefix_wanted(config, precision)
         return cls(
             config=config,
             plan=plan,
@@ -279,17 +281,15 @@ def refuse_too_many(world: World, config: Config) -> None:
 
 
 def pick_micro_batches(
-    config: Config, plan: Plan, began: Mapping[str, Any] | None, world: World
+    config: Config, plan: Plan, began: Mapping[str, Any], world: World
 ) -> tuple[int, ...]:
     """Sequences that go through the model at once, by stage: as the run began, or what fits.
 
     Where it began with fewer processes they may be fewer now, so that each process has some.
     """
-    sizes = (
-        began["micro_batches"]
-        if began
-        else [fitting_micro_batch(config, s.seq_len, world.device, world.size) for s in plan.stages]
-    )
+    sizes = began.get("micro_batches") or [
+        fitting_micro_batch(config, s.seq_len, world.device, world.size) for s in plan.stages
+    ]
     return tuple(min(size, config.batch_size // world.size) for size in sizes)
 
 

@@ -1,19 +1,19 @@
 """Beginning a run, going on with it, and stopping it: what surrounds the loop."""
 
 import signal
+from collections.abc import Collection
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from mslt.checkpoint import State
-from mslt.config import OPERATIONAL, Config
+from mslt.config import Config
 from mslt.console import Console
 from mslt.data.store import SAMPLE, TokenStore
-from mslt.job import Job, store_hash
-from mslt.options import flatten
+from mslt.job import Job
 from mslt.pretrain import refuse_broken_weights, train
+from mslt.resume import reopen
 from mslt.run import Run
-from mslt.trainer import pick_precision
 
 
 class Stop:
@@ -38,15 +38,22 @@ class Stop:
 
 
 def pretrain(
-    config: Config, data: Path, out: Path, *, resume: bool = False, verify: bool = False
+    config: Config,
+    data: Path,
+    out: Path,
+    *,
+    resume: bool = False,
+    allow_change: Collection[str] = (),
+    verify: bool = False,
 ) -> int:
     """Pre-train by a config on a token store, into a run's folder.
 
     Args:
-        config: the run; of a resumed one, the same as it was started with.
+        config: the run; of a resumed one, the same as it was started with (see `mslt.resume`).
         data: the token store.
         out: the run's folder: new, or with `resume` the one to go on in.
         resume: go on from the newest good checkpoint.
+        allow_change: fields that a resumed run may change all the same.
         verify: compare all of the store with its hashes, not a sample.
 
     Returns:
@@ -66,7 +73,7 @@ def pretrain(
     if resume:
         run = Run.open(out)
         with run.lock():
-            return follow(*reopen(config, store, run), run)
+            return follow(*reopen(config, store, run, allow_change), run)
     job = Job.prepare(config, store)
     with job.prefix_cache(print):
         pass  # a folder that cannot be used is refused before there is a run
@@ -92,37 +99,3 @@ def follow(job: Job, state: State, run: Run) -> int:
         console.footer(run, run.path)
     run.close()
     return 0
-
-
-def reopen(config: Config, store: TokenStore, run: Run) -> tuple[Job, State]:
-    """What a run that is locked goes on with, and the state to go on from.
-
-    Raises:
-        ValueError: naming what is not as it was when the run began.
-    """
-    facts = run.facts()
-    job = Job.prepare(config, store, facts)
-    now = flatten(job.config.to_dict())
-    for name, before in flatten(run.config.to_dict()).items():
-        if now[name] != before and name not in OPERATIONAL:
-            raise ValueError(
-                f"{name} is {now[name]}, but the run in {run.path} was started with {before}"
-            )
-    if (job.config.prefix_cache is None) != (run.config.prefix_cache is None):
-        raise ValueError(
-            f"prefix_cache is {job.config.prefix_cache}, but the run in {run.path} was started "
-            f"with {run.config.prefix_cache}: a folder may give way to another, not to none"
-        )
-    if facts["store_sha256"] != store_hash(store):
-        raise ValueError(
-            f"the store {store.path} is not the one that the run in {run.path} began with"
-        )
-    if job.precision == "bf16" and pick_precision("auto", job.world.device) == "fp32":
-        print("mslt: the run began in bf16 and goes on in it, which is slow here", flush=True)
-    run.metrics()  # refuses a damaged file before anything is set aside
-    state = run.latest() or job.first_state()
-    run.rewind(state.step)
-    if state.step < job.plan.steps:
-        run.go_on(job.config, state.step, job.world.device)
-    state.model.to(job.world.device)
-    return job, state

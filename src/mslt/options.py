@@ -141,7 +141,8 @@ class Options:
 
     def _split(self, argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
         """The words without dashes (and --help), and the text of each option, by its key."""
-        left, words, raw = list(argv), [], {}
+        left, words = list(argv), []
+        raw: dict[str, str] = {}
         while left:
             word = left.pop(0)
             if word in ("-h", "--help") or not word.startswith("-"):
@@ -158,7 +159,8 @@ class Options:
                 text = left.pop(0)
             if not text:
                 raise ValueError(f"--{key} needs a value: {_wanted(kind)}")
-            raw[key] = text
+            repeated = kind == list[str] and key in raw
+            raw[key] = f"{raw[key]},{text}" if repeated else text
         return words, raw
 
     def _yaml(self, key: str, text: str) -> str:
@@ -263,6 +265,8 @@ def _wanted(kind: Any) -> str:
         return " or ".join(filter(None, [", ".join(map(str, parts[:-1])), str(parts[-1])]))
     if type(None) in parts:
         return " or ".join([*(_wanted(part) for part in parts if part is not type(None)), "null"])
+    if kind == list[str]:
+        return "names, as in one,other"
     if _is_list(kind):
         return "numbers, as in 50,5,5"
     return {int: "a whole number", float: "a number", bool: "true or false"}.get(kind, "a text")

@@ -92,6 +92,11 @@ class Plan:
             if step < end:
                 yield i, stage, range(max(step, end - stage.steps), end)
 
+    def meaning(self, step: int) -> tuple[int, int, int, float]:
+        """What a step does: depth, learns_from, seq_len and learning rate."""
+        stage = self.stages[self.index(step)]
+        return stage.depth, stage.learns_from, stage.seq_len, self.lr(step)
+
     def lr(self, step: int) -> float:
         """The learning rate of a step."""
         if not self.schedule.per_stage:

@@ -21,6 +21,7 @@ from mslt import layout
 from mslt.background import Background
 from mslt.checkpoint import (
     Content,
+    Damaged,
     State,
     load_state,
     save_model,
@@ -30,9 +31,10 @@ from mslt.checkpoint import (
     verify_folder,
     write_folder,
 )
-from mslt.config import Config
+from mslt.config import Config, ModelConfig
 from mslt.files import appearing, locked, naming, require_room, sweep, vanish
 from mslt.model import Encoder
+from mslt.options import flatten
 from mslt.plan import Plan
 from mslt.room import run_bytes, taken
 
@@ -121,17 +123,24 @@ class Run:
             finally:
                 self.wait()
 
-    def go_on(self, config: Config, step: int, device: str) -> None:
+    def go_on(self, config: Config, step: int, here: Mapping[str, Any]) -> None:
         """Write down that the run goes on from `step`, here and with this config.
+
+        Args:
+            config: with which it goes on.
+            step: steps done.
+            here: what `create` was told as facts, as it is now.
 
         Raises:
             OSError: the disk has no room for the rest of it.
         """
         _require_room_for(config, self.path, taken(self.path))
-        self.config = config
         facts = self.facts()
-        here = {"step": step, "device": device, **machine()}
-        facts["resumed"] = [*facts.get("resumed", []), here]
+        changed = _changes(flatten(self.config.to_dict()), flatten(config.to_dict()))
+        resumed = {"step": step, "device": here["device"], "changed": changed, **machine()}
+        facts |= {key: value for key, value in here.items() if key != "device"}
+        facts["resumed"] = [*facts.get("resumed", []), resumed]
+        self.config = config
         write_text(self.path / layout.FACTS, to_json(facts, indent=1))
         write_text(self.path / layout.CONFIG, _yaml(config))
 
@@ -237,16 +246,22 @@ class Run:
                 path.rename(_aside(path, "abandoned"))
         return self.latest()
 
-    def latest(self) -> State | None:
+    def latest(self, model: ModelConfig | None = None) -> State | None:
         """The newest checkpoint that verifies, to go on from; damaged ones are set aside.
 
         What is set aside is kept under another name, so that it neither counts among the
         checkpoints nor stands where the next one will be written.
+
+        Args:
+            model: the shape it is to have; by default that of the run.
+
+        Raises:
+            ValueError: a checkpoint that verifies does not fit the config.
         """
         for path in reversed(self.checkpoints()):
             try:
-                state = load_state(path, self.config.model)
-            except ValueError as error:
+                state = load_state(path, model or self.config.model)
+            except Damaged as error:
                 aside = _aside(path, "damaged")
                 path.rename(aside)
                 print(f"mslt: {error}; kept as {aside.name}, trying the one before it", flush=True)
@@ -258,6 +273,19 @@ class Run:
     def stage_folders(self) -> list[Path]:
         """Folders of the stages that have ended, first to last."""
         return list(layout.stage_folders(self.path).values())
+
+    def match(self, plan: Plan) -> None:
+        """Set aside, under another name, the models of stages that end elsewhere by this plan."""
+        for path in self.stage_folders():
+            step = json.loads((path / "state.json").read_bytes())["step"]
+            number = int(path.name.partition("-")[0])
+            if step != plan.ends[number - 1]:
+                path.rename(_aside(path, f"step-{step}"))
+
+    def take_tokenizer(self, folder: Path) -> None:
+        """Put another tokenizer in the place of the run's."""
+        with appearing(self.path / "tokenizer", replace=True) as new:
+            shutil.copytree(folder, new, dirs_exist_ok=True)
 
     def save_stage(self, index: int, plan: Plan, model: Encoder, facts: Mapping[str, Any]) -> None:
         """Keep the model that stands at the end of stage `index` (counted from 0)."""
@@ -273,6 +301,11 @@ class Run:
         self.wait()
         if self._tensorboard is not None:
             self._tensorboard.close()
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Old and new value of every key that differs."""
+    return {key: [before.get(key), now[key]] for key in now if now[key] != before.get(key)}
 
 
 def _require_room_for(config: Config, folder: Path, standing: int = 0) -> None:
