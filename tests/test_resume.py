@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import signal
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -94,34 +93,6 @@ def test_what_is_saved_after_a_damaged_checkpoint_stays_and_is_gone_on_from(
     assert [name.partition(".")[2] for name in aside] == [
         *("damaged", "damaged-2", "damaged", "damaged-2", "damaged")
     ]
-    assert pretrain(config, store, out, resume=True) == 0
-    assert losses(out) == losses(unbroken)
-
-
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(
-    store: Path,
-    unbroken: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    number: int,
-    status: int,
-) -> None:
-    out = tmp_path / "run"
-    record = Run.record
-
-    def interrupted(self: Run, kind: str, step: int, values: dict[str, float]) -> None:
-        record(self, kind, step, values)
-        if kind == "train" and step == 5:
-            os.kill(os.getpid(), number)
-
-    config = replace(TINY, save_every=100)
-    monkeypatch.setattr(Run, "record", interrupted)
-    assert pretrain(config, store, out) == status
-    monkeypatch.undo()
-    assert "stopped after step 5" in capsys.readouterr().out
-    assert [path.name for path in Run.open(out).checkpoints()][-1] == "step-00000005"
     assert pretrain(config, store, out, resume=True) == 0
     assert losses(out) == losses(unbroken)
 

@@ -1,40 +1,17 @@
 """Beginning a run, going on with it, and stopping it: what surrounds the loop."""
 
-import signal
 from collections.abc import Collection
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 from mslt.checkpoint import State
 from mslt.config import Config
 from mslt.console import Console
 from mslt.data.store import SAMPLE, TokenStore
 from mslt.job import Job
-from mslt.pretrain import refuse_broken_weights, train
+from mslt.pretrain import Done, refuse_broken_weights, train
 from mslt.resume import reopen
 from mslt.run import Run
-
-
-class Stop:
-    """Turns the first Ctrl-C or SIGTERM into a request; a second one stops at once."""
-
-    def __init__(self) -> None:
-        self.signal = 0
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> "Stop":
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._ask)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _ask(self, number: int, _: FrameType | None) -> None:
-        self.signal = number
-        self.__exit__()
+from mslt.signals import Signals
 
 
 def pretrain(
@@ -84,18 +61,32 @@ def pretrain(
 
 def follow(job: Job, state: State, run: Run) -> int:
     """Train to the plan's end, or to the first signal. The exit status, as `pretrain` has it."""
-    with Console(job.plan, job.config.batch_size, state.step) as console, Stop() as stop:
+    with Console(job.plan, job.config.batch_size, state.step) as console, Signals() as signals:
         console.header(job.config, {**run.facts(), "device": job.world.device}, run.path)
         for done in train(job, state, run, console):
-            if stop.signal and done.step < job.plan.steps:
-                refuse_broken_weights(done)
-                run.save(done.state())
+            if signals.stop and done.step < job.plan.steps:
+                save(run, done)
                 console.say(
                     f"stopped after step {done.step} and saved; go on with:\n"
                     f"  mslt pretrain --resume --out {run.path}"
                 )
                 run.close()
-                return 128 + stop.signal
+                return 128 + signals.stop
+            if signals.save_asked():
+                save(run, done)
+                console.say(f"saved step {done.step}, as it was asked to")
         console.footer(run, run.path)
     run.close()
     return 0
+
+
+def save(run: Run, done: Done) -> None:
+    """Save a step and wait for it.
+
+    Raises:
+        Diverged: its weights are broken.
+        OSError: the disk is full or not writable.
+    """
+    refuse_broken_weights(done)
+    run.save(done.state())
+    run.wait()
