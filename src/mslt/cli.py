@@ -153,6 +153,41 @@ def _prepare_options() -> Options:
 
 def _pretrain(argv: list[str]) -> int:
     """Train on a token store by a recipe; --resume goes on."""
+    options = _pretrain_options()
+    for word in argv:
+        if word in RECIPES:
+            options.set_defaults(_recipe(word))
+    given = options.parse(argv)
+    values = _values(options, given)
+    config = Config.from_dict(unflatten(values))
+    if given.get("print_config"):
+        print(yaml.safe_dump(unflatten(values), sort_keys=False), end="")
+        return OK
+    out = Path(options.need(given, "out"))
+    if given.get("allow_change") and not given.get("resume"):
+        raise ValueError("allow_change has no effect without --resume")
+    if given.get("rehearse") and given.get("resume"):
+        raise ValueError("rehearse has no effect with --resume: the run has begun")
+    data = _data_of(out, given) if given.get("resume") else Path(options.need(given, "data"))
+    from mslt.data.store import TokenStore
+
+    config.with_vocabulary(TokenStore.open(data).vocab_size)
+
+    from mslt.launch import pretrain
+
+    return pretrain(
+        config,
+        data,
+        out,
+        resume=given.get("resume", False),
+        allow_change=given.get("allow_change", ()),
+        verify=given.get("verify", False),
+        rehearse=given.get("rehearse"),
+    )
+
+
+def _pretrain_options() -> Options:
+    """What `mslt pretrain` is told."""
     options = Options(
         "mslt pretrain RECIPE --data STORE --out RUN [options]",
         "Pre-train a BERT. RECIPE sets every option below; what is given here comes on top.",
@@ -167,6 +202,12 @@ def _pretrain(argv: list[str]) -> int:
     options.option("data", str, "the token store, from mslt prepare")
     options.option("out", str, "the run's folder")
     options.option("resume", bool, "go on with the run in --out from its last checkpoint", False)
+    options.option(
+        "rehearse",
+        bool | None,
+        "take a few steps of every stage on a model that is thrown away, tell time, memory and "
+        "disk that the run would take, and stop there; false: begin a long run without that",
+    )
     options.option(
         "allow_change",
         list[str],
@@ -183,33 +224,7 @@ def _pretrain(argv: list[str]) -> int:
     options.option("config", str, "a YAML file of some or all options, on top of RECIPE")
     options.option("print_config", bool, "print the YAML that --config accepts, and stop", False)
     options.add_fields(Config)
-    for word in argv:
-        if word in RECIPES:
-            options.set_defaults(_recipe(word))
-    given = options.parse(argv)
-    values = _values(options, given)
-    config = Config.from_dict(unflatten(values))
-    if given.get("print_config"):
-        print(yaml.safe_dump(unflatten(values), sort_keys=False), end="")
-        return OK
-    out = Path(options.need(given, "out"))
-    if given.get("allow_change") and not given.get("resume"):
-        raise ValueError("allow_change has no effect without --resume")
-    data = _data_of(out, given) if given.get("resume") else Path(options.need(given, "data"))
-    from mslt.data.store import TokenStore
-
-    config.with_vocabulary(TokenStore.open(data).vocab_size)
-
-    from mslt.launch import pretrain
-
-    return pretrain(
-        config,
-        data,
-        out,
-        resume=given.get("resume", False),
-        allow_change=given.get("allow_change", ()),
-        verify=given.get("verify", False),
-    )
+    return options
 
 
 def _values(options: Options, given: Values) -> Values:

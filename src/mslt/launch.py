@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from pathlib import Path
 
+from mslt import rehearsal
 from mslt.checkpoint import State
 from mslt.config import Config
 from mslt.console import Console
@@ -22,6 +23,7 @@ def pretrain(
     resume: bool = False,
     allow_change: Collection[str] = (),
     verify: bool = False,
+    rehearse: bool | None = None,
 ) -> int:
     """Pre-train by a config on a token store, into a run's folder.
 
@@ -32,6 +34,8 @@ def pretrain(
         resume: go on from the newest good checkpoint.
         allow_change: fields that a resumed run may change all the same.
         verify: compare all of the store with its hashes, not a sample.
+        rehearse: True tries every stage for a few steps, tells time, memory and disk, and stops
+            there; False does not; None does where a run that begins is long, and goes on to it.
 
     Returns:
         0 when the plan is finished; 130 or 143 when a signal stopped it after a saved step.
@@ -54,6 +58,11 @@ def pretrain(
     job = Job.prepare(config, store)
     with job.prefix_cache(print):
         pass  # a folder that cannot be used is refused before there is a run
+    Run.refuse(out, job.config)
+    if rehearse or (rehearse is None and job.plan.steps >= rehearsal.LONG):
+        rehearsal.rehearse(job, store, out)
+    if rehearse:
+        return 0
     run = Run.create(out, job.config, job.facts(store), store.path / "tokenizer")
     with run.lock():
         return follow(job, job.first_state(), run)

@@ -3,8 +3,6 @@
 import itertools
 import json
 import math
-import os
-import platform
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -16,7 +14,6 @@ from typing import Any
 import torch
 import yaml
 
-import mslt
 from mslt import layout
 from mslt.background import Background
 from mslt.checkpoint import (
@@ -33,6 +30,7 @@ from mslt.checkpoint import (
 )
 from mslt.config import Config, ModelConfig
 from mslt.files import appearing, locked, naming, require_room, sweep, vanish
+from mslt.machine import machine
 from mslt.model import Encoder
 from mslt.options import flatten
 from mslt.plan import Plan
@@ -83,17 +81,27 @@ class Run:
             ValueError: the folder already holds a run, or something else.
             OSError: the disk has no room for it.
         """
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            hint = "go on with --resume, or " if (path / layout.FACTS).exists() else ""
-            raise ValueError(f"{path} is not empty: {hint}choose another --out")
-        if config.tensorboard:
-            _summary_writer()  # complains before there is a folder
-        _require_room_for(config, next(p for p in path.absolute().parents if p.exists()))
+        cls.refuse(path, config)
         with appearing(path) as folder:
             shutil.copytree(tokenizer, folder / "tokenizer")
             write_text(folder / layout.CONFIG, _yaml(config))
             write_text(folder / layout.FACTS, to_json({**facts, **machine()}, indent=1))
         return cls(path, config)
+
+    @staticmethod
+    def refuse(path: Path, config: Config) -> None:
+        """Say that a run cannot begin here, before there is anything.
+
+        Raises:
+            ValueError: the folder already holds a run, or something else.
+            OSError: the disk has no room for it.
+        """
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            hint = "go on with --resume, or " if (path / layout.FACTS).exists() else ""
+            raise ValueError(f"{path} is not empty: {hint}choose another --out")
+        if config.tensorboard:
+            _summary_writer()
+        _require_room_for(config, next(p for p in path.absolute().parents if p.exists()))
 
     @classmethod
     def open(cls, path: Path) -> "Run":
@@ -322,32 +330,6 @@ def _aside(path: Path, why: str) -> Path:
 
 def _yaml(config: Config) -> str:
     return yaml.safe_dump(config.to_dict(), sort_keys=False)
-
-
-def machine() -> dict[str, Any]:
-    """Versions and hardware, for run.json."""
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {
-        "versions": {
-            "mslt": mslt.__version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-        },
-        "hardware": {
-            "processor": _processor(),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "gpu": gpu,
-        },
-    }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if "model name" in line)
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def to_json(values: Any, indent: int | None = None) -> str:

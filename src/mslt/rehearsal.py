@@ -1,0 +1,151 @@
+"""A long run in a minute: two steps on each side of every boundary between stages.
+
+What would fail at step 200,000, for want of memory, of room on the disk, or in growing, fails
+before the run begins. The rehearsal is the run's own loop on a plan of a few steps, in a folder
+that is removed; it takes nothing from the run and leaves nothing to it.
+"""
+
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from mslt.console import Console, describe, duration
+from mslt.data.store import TokenStore
+from mslt.files import gigabytes
+from mslt.job import Job
+from mslt.plan import Plan
+from mslt.pretrain import Done, train
+from mslt.room import run_bytes
+from mslt.run import Run
+from mslt.schedule import Schedule
+
+STEPS = 4  # of each stage: its first two and its last two
+LONG = 10_000  # steps from which on a run is rehearsed unasked, which costs it 0.2 % at most
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A stage as it was rehearsed.
+
+    Args:
+        index: of the stage, counted from 0.
+        seconds: of one step.
+        memory: bytes at the most, of the process or on its GPU; None where that is not known.
+        done: its last step.
+    """
+
+    index: int
+    seconds: float
+    memory: int | None
+    done: Done
+
+
+def rehearse(job: Job, store: TokenStore, out: Path) -> None:
+    """Take a few steps of every stage on a model that is thrown away, and tell what they took.
+
+    Args:
+        job: the run.
+        store: its text.
+        out: the folder that it will have; the rehearsal's stands beside it meanwhile.
+
+    Raises:
+        ValueError: a stage does not fit into memory.
+        OSError: the disk is full or not writable.
+    """
+    print(f"rehearsal, {STEPS} steps of each stage on a model that is thrown away:", flush=True)
+    folder = out.absolute().with_name(f".{out.name}.rehearsal")
+    shutil.rmtree(folder, ignore_errors=True)
+    seconds, stretch = 0.0, None
+    try:
+        for stretch in _stretches(job, store, folder):
+            stage = job.plan.stages[stretch.index]
+            seconds += stretch.seconds * stage.steps
+            memory = "" if stretch.memory is None else f", {gigabytes(stretch.memory)} of memory"
+            print(
+                f"  stage {stretch.index + 1}: {describe(stage)}: {stretch.seconds:.3g} s a step"
+                f"{memory}; {stage.steps:,} steps: {duration(stretch.seconds * stage.steps)}",
+                flush=True,
+            )
+        assert stretch is not None
+        _foretell(job, out, seconds, _seconds_to_evaluate(job, stretch.done))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _stretches(job: Job, store: TokenStore, folder: Path) -> Iterator[Stretch]:
+    short = _shortened(job)
+    run = Run.create(folder, short.config, short.facts(store), store.path / "tokenizer")
+    console = Console(short.plan, job.config.batch_size, quiet=True)
+    took, before, index = [], 0.0, 0
+    _forget_peak(job.world.device)
+    try:
+        for done in train(short, short.first_state(), run, console):
+            took.append(done.clock.seconds - before)
+            before, index = done.clock.seconds, done.index
+            if done.step in short.plan.ends:
+                usual = median(took[1:] or took)  # the first warms up, and compiles
+                yield Stretch(index, usual, _peak(job.world.device), done)
+                took, index = [], index + 1
+                _forget_peak(job.world.device)
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        stage = job.plan.stages[index]
+        raise ValueError(
+            f"stage {index + 1} ({describe(stage)}) does not fit into memory with a micro_batch "
+            f"of {job.micro_batches[index]}: choose a lower one ({error})"
+        ) from None
+
+
+def _shortened(job: Job) -> Job:
+    """The same with a few steps of each stage, at a rate that moves next to nothing."""
+    stages = tuple(replace(stage, steps=min(STEPS, stage.steps)) for stage in job.plan.stages)
+    config = replace(
+        job.config, keep=1, save_every=10**9, eval_every=0, tensorboard=False, prefix_cache=None
+    )
+    schedule = Schedule(lr=1e-6, warmup_steps=0, shape="constant")
+    return replace(job, config=config, plan=Plan(stages, schedule))
+
+
+def _seconds_to_evaluate(job: Job, done: Done) -> float:
+    start = time.perf_counter()
+    done.trainer.evaluate(job.heldout)
+    return time.perf_counter() - start
+
+
+def _foretell(job: Job, out: Path, training: float, evaluation: float) -> None:
+    every = job.config.eval_every
+    times = len(job.plan.stages) + (job.plan.steps // every if every else 0)
+    end = datetime.now() + timedelta(seconds=training + times * evaluation)
+    parent = next(folder for folder in out.absolute().parents if folder.exists())
+    print(
+        f"  {duration(training)} of training and {duration(times * evaluation)} of evaluation: "
+        f"it would end on {end:%Y-%m-%d at %H:%M}\n"
+        f"  {gigabytes(run_bytes(job.config))} of disk at most, of "
+        f"{gigabytes(shutil.disk_usage(parent).free)} that are free",
+        flush=True,
+    )
+
+
+def _forget_peak(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with suppress(OSError):  # not Linux
+            Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak(device: str) -> int | None:
+    """Most bytes in use since the peak was forgotten."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated(device)
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return None
