@@ -95,11 +95,19 @@ PLAN = Plan(
 class Passed:
     """Stages of PLAN, one after the other, over a folder."""
 
-    def __init__(self, store: Path, folder: Path, gigabytes: float, kind: Kind = "fp32") -> None:
+    def __init__(
+        self,
+        store: Path,
+        folder: Path,
+        gigabytes: float,
+        kind: Kind = "fp32",
+        rows: tuple[int, int] = (0, 12),
+    ) -> None:
         opened = TokenStore.open(store)
         shape = ModelConfig(opened.vocab_size, 16, 6, 2, 24, 32)
         self.model = Encoder(shape, seed=3)
         self.kind = kind
+        self.rows = range(*rows)
         self.folder = folder
         self.gigabytes = gigabytes
         self.instances = Instances(
@@ -118,14 +126,16 @@ class Passed:
         prefix = Prefix(self.model, stage.learns_from, self.kind)
         found = []
         with opened(self.folder, self.gigabytes, self.said.append) as kept:
-            cache = PrefixCache(kept, PLAN, self.instances, {"kind": self.kind}, self.said.append)
+            mine = slice(self.rows.start, self.rows.stop)
+            facts, say = {"kind": self.kind}, self.said.append
+            cache = PrefixCache(kept, PLAN, self.instances, lambda _: mine, facts, say)
             keep = cache.stage(index, self.model, 8)
             assert keep is not None
             cached = keep(prefix)
             for step in range(end - stage.steps, end)[:steps]:
-                batch = self.instances.batch(step, stage.seq_len)
-                for rows in (slice(0, 8), slice(8, 12)):
-                    found.append(cached(Inputs.of(batch[rows], "cpu")))
+                batch = self.instances.batch(step, stage.seq_len, mine)
+                for row in range(0, len(self.rows), 8):
+                    found.append(cached(Inputs.of(batch[row : row + 8], "cpu")))
             cache.report()
         return found
 
@@ -179,6 +189,17 @@ def test_a_record_of_other_weights_is_replaced(small: Path, tmp_path: Path) -> N
     assert equal(kept.stage(1), computed.stage(1))
     assert kept.counted() == [(12, 0, 8), (12, 0, 8)]
     assert "8 of other weights or settings will be replaced" in kept.said[2]
+
+
+def test_each_of_several_processes_keeps_its_part(small: Path, tmp_path: Path) -> None:
+    alone = Passed(small, tmp_path / "alone", ROOM).stage(1)
+    for rank, rows in enumerate(((0, 8), (8, 12))):
+        kept = Passed(small, tmp_path / str(rank), ROOM, rows=rows)
+        assert equal(kept.stage(1), alone[rank::2])
+        assert kept.counted() == [(6, 0, 4)]
+        assert sum(path.stat().st_size for path in (tmp_path / str(rank)).glob("*records*")) == (
+            4 * (rows[1] - rows[0]) * SIZE // 8
+        )
 
 
 def test_a_stage_that_goes_on_finds_what_it_kept(small: Path, tmp_path: Path) -> None:

@@ -162,6 +162,7 @@ class PrefixCache:
         records: where they are kept.
         plan: the stages.
         instances: what comes again.
+        rows: by stage, which sequences of a batch are this process' part.
         facts: what decides the output beside weights, length and grouping, as JSON has it.
         say: tells the user something.
     """
@@ -171,12 +172,14 @@ class PrefixCache:
         records: Records,
         plan: Plan,
         instances: Instances,
+        rows: Callable[[int], slice],
         facts: Mapping[str, Any],
         say: Callable[[str], None],
     ) -> None:
         self._records = records
         self._plan = plan
         self._instances = instances
+        self._rows = rows
         self._facts = facts
         self._say = say
         self._tally: Counter[str] = Counter()
@@ -196,16 +199,18 @@ class PrefixCache:
                 self._records.drop()
             return None
         batch_size = self._instances.batch_size
+        first, end, _ = self._rows(index).indices(batch_size)
         visits = Visits.of(self._plan, stage.seq_len, self._instances.period(stage.seq_len))
-        facts = {"seq_len": stage.seq_len, "group": group, "start": visits.start, **self._facts}
+        order = {"seq_len": stage.seq_len, "group": group, "start": visits.start}
+        facts = order | {"rows": [first, end], **self._facts}
         known = origins(model, cuts(self._plan, index), facts)
-        groups = -(-batch_size // group)
-        size = min(group, batch_size) * stage.seq_len * model.config.hidden_size * 2
+        groups = -(-(end - first) // group)
+        size = min(group, end - first) * stage.seq_len * model.config.hidden_size * 2
         self._make_room(visits, visits.batches * groups, size, set(known.values()))
 
         def number(inputs: Inputs) -> int:
             step, row = divmod(int(inputs.ids[0]), batch_size)
-            return visits.place(step) * groups + row // group
+            return visits.place(step) * groups + (row - first) // group
 
         return partial(
             CachedPrefix,

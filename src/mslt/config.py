@@ -205,8 +205,8 @@ class Config:
             again (instances.dupe_factor), so that it is computed once and then read. Dropout is
             left out of these layers and their output rounded to bf16. The folder may be lost,
             which costs time alone; only one run at a time uses it.
-        prefix_cache_gb: most that it takes of the disk, in 10^9 bytes (default 100). What does not
-            fit is computed anew each time.
+        prefix_cache_gb: most that it takes of the disk, in 10^9 bytes over all processes (default
+            100). What does not fit is computed anew each time.
         recompute: keep only the input of each learning layer and compute the layer again in the
             backward pass: less memory, for a third more work.
         compile: fuse the operations of a layer with torch.compile. auto does so on a GPU alone: on

@@ -144,6 +144,8 @@ class Job:
     def prefix_cache(self, say: Callable[[str], None]) -> Iterator[PrefixCache | None]:
         """What keeps the forward-only layers' output, where that is asked for.
 
+        Each of several processes has a folder of its own and an equal share of the bound.
+
         Raises:
             ValueError: another process uses the folder.
             OSError: it cannot be made or written to.
@@ -161,8 +163,11 @@ class Job:
             "instances": [self.store_sha256, asdict(config.instances)],
             "order": [config.seed, config.batch_size],
         }
-        with opened(Path(config.prefix_cache), config.prefix_cache_gb or PREFIX_GB, say) as records:
-            cache = PrefixCache(records, self.plan, self.instances, facts, say)
+        folder, rank, size = Path(config.prefix_cache), self.world.rank, self.world.size
+        if size > 1:
+            folder /= f"{rank + 1}-of-{size}"
+        with opened(folder, (config.prefix_cache_gb or PREFIX_GB) / size, say) as records:
+            cache = PrefixCache(records, self.plan, self.instances, self.rows, facts, say)
             yield cache
             cache.report()
 
@@ -276,8 +281,6 @@ def refuse_too_many(world: World, config: Config) -> None:
     """Raise ValueError where a run cannot be shared among so many processes."""
     if config.batch_size < world.size:
         raise ValueError(f"batch_size is {config.batch_size}, too few for {world.size} processes")
-    if config.prefix_cache is not None and world.size > 1:
-        raise ValueError("prefix_cache works in runs of one process alone")
 
 
 def pick_micro_batches(
