@@ -172,6 +172,20 @@ def test_nothing_is_dropped_before_the_new_checkpoint_verifies(
     assert latest.step == 100
 
 
+def test_what_a_kill_left_to_be_dropped_is_dropped_when_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = new_run(tmp_path / "run", replace(CONFIG, keep=2))
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "vanish", lambda path: None)
+        for step in (100, 200, 300):
+            run.save(state(step))
+        run.wait()
+    assert names(run) == [100, 200, 300]
+    assert Run.open(run.path).latest() is not None
+    assert names(run) == [200, 300]
+
+
 def test_what_a_kill_left_half_done_is_cleared_up(tmp_path: Path) -> None:
     run = new_run(tmp_path / "run")
     run.save(state(100))

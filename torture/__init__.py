@@ -2,9 +2,10 @@
 
 python -m torture.corpora         bad corpora, through `mslt prepare`
 python -m torture.kill            a run killed at named points and at random times
+python -m torture.numbers         NaN, infinite gradients and spikes in a run
 
 A campaign is a table of cases and a judge. Each case of bad data runs in a process of its own,
 without network and under watch (`box.py`); the same tables run inside the test suite, in one
-process and in seconds. The processes of a run that is killed are forked from the campaign's own
-(`children.py`). Each campaign prints what failed, then one line of JSON.
+process and in seconds. The processes of a run to which something happens are forked from the
+campaign's own (`children.py`). Each campaign prints what failed, then one line of JSON.
 """

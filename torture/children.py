@@ -35,6 +35,10 @@ class Kill:
     number: int = 1
     seconds: float = 0.0
 
+    def __str__(self) -> str:
+        where = f"{self.point.name}, time {self.number}" if self.point else f"{self.seconds:.3f} s"
+        return f"process {self.rank}: {where}"
+
 
 def fork(work: Callable[[], int], log: Path) -> int:
     """Do something in a process of its own, whose exit status it returns. The process's id.

@@ -47,6 +47,7 @@ class Point:
         after: when it has returned, not when it is called.
         chosen: which of its calls count, by their arguments.
         harm: what is left of the work that the kill interrupts.
+        shared: every process of a run meets it, so that any may be killed there.
         resuming: it is met by a run that goes on after another kill, this many times.
     """
 
@@ -55,6 +56,7 @@ class Point:
     after: bool = False
     chosen: Callable[[Arguments], bool] = lambda args: True
     harm: Callable[[Arguments], object] = nothing
+    shared: bool = False
     resuming: int = 0
 
     def meet(self, action: Callable[[int, Arguments], object]) -> None:
@@ -129,9 +131,9 @@ POINTS = (
     Point("before a prune", "mslt.run.vanish"),
     Point("in a prune", "shutil.rmtree", chosen=_holds_files, harm=_begin_removal),
     Point("after a prune", "mslt.run.vanish", True),
-    Point("before growth", "mslt.pretrain.grow"),
-    Point("after growth", "mslt.pretrain.grow", True),
-    Point("mid-step", "mslt.optim.Optimizer.norm", True),
+    Point("before growth", "mslt.pretrain.grow", shared=True),
+    Point("after growth", "mslt.pretrain.grow", True, shared=True),
+    Point("mid-step", "mslt.optim.Optimizer.norm", True, shared=True),
     Point("in a line of the metrics", "mslt.run.Run.record", True, harm=_tear_line),
     Point("before a file is rewritten", "os.replace", resuming=3),
     Point("after a file is rewritten", "os.replace", True, resuming=3),

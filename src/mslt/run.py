@@ -223,6 +223,10 @@ class Run:
     def _write(self, path: Path, files: Mapping[str, Content]) -> None:
         write_folder(path, files)
         verify_folder(path)
+        self._prune()
+
+    def _prune(self) -> None:
+        """Drop what is older than the last checkpoints, of which the newest has been verified."""
         best = layout.best_checkpoint(self.path)
         for old in self.checkpoints()[: -self.config.keep]:
             if old != best:
@@ -257,6 +261,7 @@ class Run:
     def latest(self, model: ModelConfig | None = None) -> State | None:
         """The newest checkpoint that verifies, to go on from; damaged ones are set aside.
 
+        The oldest beyond `keep` are dropped, as when one is saved.
         What is set aside is kept under another name, so that it neither counts among the
         checkpoints nor stands where the next one will be written.
 
@@ -275,6 +280,7 @@ class Run:
                 print(f"mslt: {error}; kept as {aside.name}, trying the one before it", flush=True)
             else:
                 self._saved = state.step
+                self._prune()  # which a kill may have come before
                 return state
         return None
 

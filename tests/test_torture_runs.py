@@ -1,10 +1,11 @@
-"""The campaign of kills (`torture/kill.py`) in a short form, and its judge."""
+"""The campaigns of kills and of broken numbers in a short form, and what judges the kills."""
 
 import json
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,14 +14,24 @@ from torture.kill import Leg, Trial
 ROOT = Path(__file__).parents[1]
 
 
+def summary(campaign: str, *words: str) -> dict[str, Any]:
+    """What a campaign says in the end."""
+    command = [sys.executable, "-m", f"torture.{campaign}", *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout)
+
+
 def test_a_run_that_is_killed_goes_on_and_ends_as_if_it_had_not_been() -> None:
     points = ["in a write", "after growth", "between a folder and its successor"]
-    words = ["-m", "torture.kill", "--each", "1", "--random", "0", "--only", *points]
-    done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    summary = json.loads(done.stdout)
-    assert (summary["trials"], summary["kills"], summary["failed"]) == (3, 4, 0)
-    assert 0 < summary["most_lost_steps"] < 2 * summary["interval_steps"]
+    found = summary("kill", "--each", "1", "--random", "0", "--only", *points)
+    assert (found["trials"], found["kills"], found["failed"]) == (3, 4, 0)
+    assert 0 < found["most_lost_steps"] < 2 * found["interval_steps"]
+
+
+def test_an_infinite_gradient_costs_one_step() -> None:
+    found = summary("numbers", "--only", "Inf gradient")
+    assert (found["failed"], found["steps_skipped"]) == (0, {"Inf gradient on one rank": 1})
 
 
 def leg(status: int, steps: range, saves: tuple[int, ...]) -> Leg:
