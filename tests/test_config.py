@@ -1,6 +1,7 @@
 """Every setting of a run: defaults, ranges, and the way to a file and back."""
 
 import math
+import re
 from dataclasses import asdict, replace
 
 import pytest
@@ -215,10 +216,32 @@ def test_no_setting_of_the_unusual_config_is_the_default():
 
 
 def test_an_unknown_key_is_refused():
-    with pytest.raises(TypeError, match="momentum"):
+    with pytest.raises(ValueError, match=r"unknown key optimizer\.momentum"):
         Config.from_dict(UNUSUAL.to_dict() | {"optimizer": {"momentum": 0.9}})
-    with pytest.raises(TypeError, match="stepz"):
+    with pytest.raises(ValueError, match="unknown key stepz"):
         Config.from_dict({"stepz": 3})
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"steps": 2.5}, "steps must be a whole number, not 2.5"),
+        ({"steps": True}, "steps must be a whole number, not True"),
+        ({"steps": "300"}, "steps must be a whole number, not '300'"),
+        ({"tensorboard": 1}, "tensorboard must be true or false, not 1"),
+        ({"device": None}, "device must be a text, not None"),
+        ({"precision": "fp8"}, "precision must be auto, fp32 or bf16, not 'fp8'"),
+        ({"schedule": {"lr": math.inf}}, "schedule.lr must be a number, not inf"),
+        ({"plan": {"k": "4"}}, "plan.k must be a whole number or null, not '4'"),
+        ({"plan": {"shares": [1, "a"]}}, "plan.shares must be numbers, as in 50,5,5 or null"),
+        ({"model": 3}, "model must be `key: value`, not 3"),
+        ({"steps": 10**30}, "steps must be 10,000,000,000 or less"),
+        ({"model": {"num_hidden_layers": 10**9}}, "model.num_hidden_layers must be 10,000 or less"),
+    ],
+)
+def test_a_value_of_another_type_or_beyond_all_measure_is_refused_by_its_key(values, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        Config.from_dict(values)
 
 
 def test_what_is_not_given_has_its_default():

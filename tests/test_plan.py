@@ -190,6 +190,8 @@ def test_a_step_outside_the_plan_belongs_to_no_stage(step):
         ("mslt", {"shares": [1, 1, 1, math.nan, 1]}, r"plan\.shares must be above 0"),
         ("mslt", {"shares": [0, 1, 1, 1, 1]}, r"plan\.shares must be above 0"),
         ("mslt", {"shares": [1, 1, 0, 1, 1]}, r"plan\.shares must be above 0"),
+        ("mslt", {"shares": [1e308] * 5}, r"all below 1e\+12"),
+        ("stacking", {"k": 10**9}, r"12 layers cannot be reached by doubling 999999999 times"),
         ("mslt", {"shares": [0] * 5}, r"plan\.shares must be above 0"),
         ("stacking", {"shares": [0, 1, 1]}, r"plan\.shares must be above 0"),
         ("stacking", {"shares": [1, 1, 0]}, r"plan\.shares leaves no stage of full depth"),

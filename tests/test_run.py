@@ -125,7 +125,9 @@ def test_the_last_checkpoints_and_the_best_are_kept(tmp_path: Path) -> None:
     kept = {}
     for step in range(100, 1000, 100):
         if step in heldout:
-            run.record("heldout", step, {"mlm_loss": heldout[step]})
+            run.record(
+                "heldout", step, {"mlm_loss": heldout[step], "mlm_accuracy": 0.5, "seconds": 1.0}
+            )
         run.save(state(step, depth=2 if step <= 200 else 4))
         run.wait()
         kept[step] = names(run)
@@ -141,7 +143,7 @@ def test_the_best_checkpoint_is_one_that_can_be_read(tmp_path: Path) -> None:
     run = new_run(tmp_path / "run", replace(CONFIG, keep=3))
     assert best_checkpoint(run.path) is None
     for step, loss in ((100, 2.0), (200, 2.1)):
-        run.record("heldout", step, {"mlm_loss": loss})
+        run.record("heldout", step, {"mlm_loss": loss, "mlm_accuracy": 0.5, "seconds": 1.0})
         run.save(state(step))
     run.save(state(300))
     run.wait()

@@ -10,17 +10,27 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from mslt import foreign
 from mslt.config import ModelConfig
 from mslt.files import appearing, sha256
 from mslt.guard import Watch
 from mslt.model import Encoder
 from mslt.optim import Moment, Moments
+from mslt.room import parameters
 
-MANIFEST = "manifest.json"
+MANIFEST, WEIGHTS = "manifest.json", "model.safetensors"
+STATE, MOMENTS = "state.json", "moments.safetensors"
+FACTS = {"step": int, "seconds": float}  # that state.json holds of training, among others
+_MORE_FACTS = {
+    "updates": dict,
+    "watch": {"recent": list[list[float]], "refused": int, "passed_over": int},
+}
+_DTYPES = {torch.float32: "F32"}
 
 
 class Damaged(ValueError):
@@ -66,17 +76,27 @@ def write_folder(path: Path, files: Mapping[str, Content]) -> None:
         write_file(folder / MANIFEST, json.dumps({"sha256": hashes}, indent=1).encode())
 
 
-def verify_folder(path: Path) -> None:
+def verify_folder(path: Path, *needed: str) -> None:
     """Compare the files of a folder with its manifest.
+
+    Args:
+        path: the folder.
+        needed: files that the manifest must cover; others may be there.
 
     Raises:
         Damaged: naming the file that is missing or damaged.
     """
     try:
-        hashes = json.loads((path / MANIFEST).read_bytes())["sha256"]
+        hashes = foreign.read_json_object(path / MANIFEST).get("sha256")
+        if not isinstance(hashes, dict) or not set(needed) <= set(hashes):
+            raise Damaged(f"{path} is damaged: {MANIFEST} does not cover {', '.join(needed)}")
+        for name in hashes:
+            foreign.require_name(name, f"{path / MANIFEST}")
         damaged = [name for name in hashes if sha256(path / name) != hashes[name]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except OSError as error:
         raise Damaged(f"{path} is damaged: {error}") from None
+    except ValueError as error:
+        raise Damaged(str(error)) from None
     if damaged:
         raise Damaged(f"{path / damaged[0]} is damaged: its SHA-256 is not the manifest's")
 
@@ -130,19 +150,57 @@ def load_model(path: Path, config: ModelConfig) -> tuple[Encoder, dict[str, Any]
         Damaged: the folder is not as it was written.
         ValueError: the weights do not fit the config.
     """
-    verify_folder(path)
-    facts = json.loads((path / "state.json").read_bytes())
+    verify_folder(path, WEIGHTS, STATE)
+    return _read_model(path, config)
+
+
+def _read_model(path: Path, config: ModelConfig) -> tuple[Encoder, dict[str, Any]]:
+    facts, file = _read_facts(path, {"depth": int}), path / WEIGHTS
+    if 1 <= facts["depth"] <= config.num_hidden_layers:
+        needs = 4 * parameters(config, facts["depth"])
+        if file.stat().st_size < needs:  # before so much memory is taken
+            raise ValueError(f"{file} does not fit the model's config, which needs {needs:,} bytes")
     model = Encoder(config, facts["depth"])
-    try:
-        model.load_state_dict(load_file(path / "model.safetensors"), strict=True)
-    except RuntimeError as error:
-        raise ValueError(f"{path}: the weights do not fit the model's config: {error}") from None
+    model.load_state_dict(load_tensors(file, model.state_dict()), strict=True)
     return model, facts
+
+
+def load_tensors(file: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Args:
+        file: the file; none of its content is read before its header has been found right.
+        wanted: tensors of the names, shapes and types that it must have.
+
+    Raises:
+        Damaged: it is no safetensors file, or a number in it is not finite.
+        ValueError: it has other tensors than these.
+    """
+    try:
+        with safe_open(file, "pt") as opened:
+            names = set(opened.keys())
+            if odd := names ^ set(wanted):
+                which = "lacks" if min(odd) in wanted else "has a tensor that the model has not,"
+                raise ValueError(f"{file} does not fit the model's config: it {which} {min(odd)}")
+            for name, tensor in wanted.items():
+                has, needs = opened.get_slice(name), list(tensor.shape)
+                if has.get_shape() != needs or has.get_dtype() != _DTYPES[tensor.dtype]:
+                    raise ValueError(
+                        f"{file} does not fit the model's config: {name} is {has.get_dtype()} "
+                        f"{has.get_shape()}, not {_DTYPES[tensor.dtype]} {needs}"
+                    )
+        tensors = load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise Damaged(f"{file} is damaged: {error}") from None
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise Damaged(f"{file} is damaged: a number in {name} is not finite")
+    return tensors
 
 
 def _model_files(model: Encoder, facts: Mapping[str, Any]) -> dict[str, Content]:
     state = json.dumps({"depth": model.depth, **facts}, indent=1).encode()
-    return {"model.safetensors": dict(model.state_dict()), "state.json": state}
+    return {WEIGHTS: dict(model.state_dict()), STATE: state}
 
 
 def save_state(path: Path, state: State) -> None:
@@ -159,7 +217,7 @@ def state_files(state: State) -> dict[str, Content]:
     updates = {name: moment.updates for name, moment in state.moments.items()}
     facts = {"step": state.step, "seconds": state.seconds, "updates": updates}
     facts["watch"] = asdict(state.watch)
-    return _model_files(state.model, facts) | {"moments.safetensors": tensors}
+    return _model_files(state.model, facts) | {MOMENTS: tensors}
 
 
 def load_state(path: Path, config: ModelConfig) -> State:
@@ -169,12 +227,37 @@ def load_state(path: Path, config: ModelConfig) -> State:
         Damaged: it is not as it was written.
         ValueError: it does not fit the config.
     """
-    model, facts = load_model(path, config)
-    tensors = load_file(path / "moments.safetensors")
+    verify_folder(path, WEIGHTS, STATE, MOMENTS)
+    facts = _read_facts(path, FACTS | _MORE_FACTS)
+    model, _ = _read_model(path, config)
+    weights, updates = dict(model.named_parameters()), facts["updates"]
+    if not set(updates) <= set(weights):
+        raise Damaged(f"{path / STATE} is damaged: its updates are not of the model's weights")
+    wanted = {f"{name}/{kind}": weights[name] for name in updates for kind in Moment._fields[:2]}
+    tensors = load_tensors(path / MOMENTS, wanted)
     moments = {
-        name: Moment(tensors[f"{name}/mean"], tensors[f"{name}/square"], updates)
-        for name, updates in facts["updates"].items()
+        name: Moment(tensors[f"{name}/mean"], tensors[f"{name}/square"], count)
+        for name, count in updates.items()
     }
     watch = facts["watch"]
     watch["recent"] = tuple((loss, norm) for loss, norm in watch["recent"])
     return State(facts["step"], model, moments, facts["seconds"], Watch(**watch))
+
+
+def _read_facts(path: Path, schema: Mapping[str, Any]) -> dict[str, Any]:
+    """What state.json says, each value of the type that it must have.
+
+    Raises:
+        Damaged: naming what it lacks, or has wrong.
+    """
+    file = path / STATE
+    try:
+        facts = foreign.read_json_object(file)
+        foreign.require(facts, schema, str(file))
+    except ValueError as error:
+        raise Damaged(str(error)) from None
+    recent = facts["watch"]["recent"] if "watch" in schema else []
+    counts = facts["updates"].values() if "updates" in schema else []
+    if any(len(pair) != 2 for pair in recent) or not all(foreign.fits(n, int) for n in counts):
+        raise Damaged(f"{file} is damaged: a count or a pair in it is none")
+    return facts

@@ -266,6 +266,8 @@ def _resumed(options: Options, out: Path, recipe: str | None, over: Values) -> V
     values = options.read(file)
     told = _recipe(recipe) | over if recipe else values
     for key in ("plan.method", "model.hidden_size", "model.num_hidden_layers"):
+        if key not in values:
+            raise ValueError(f"{file} is damaged: it lacks {key}")
         if told[key] != values[key]:
             raise ValueError(f"{key} is {values[key]} in {out}, but {told[key]} by {recipe}")
     return values

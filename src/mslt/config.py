@@ -5,10 +5,11 @@ checks live in `__post_init__`, so a wrong value is refused wherever it comes fr
 """
 
 import re
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from math import inf
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
+from mslt import foreign
 from mslt import plan as plans
 from mslt.schedule import Schedule
 
@@ -20,6 +21,29 @@ OPERATIONAL = frozenset(
         *("prefix_cache", "prefix_cache_gb", "look_ahead"),
     )
 )
+
+
+# Far beyond what anybody trains, and small enough to reckon with.
+_MOST = {
+    "steps": 10**10,
+    "batch_size": 10**7,
+    "eval_batches": 10**6,
+    "seed": 2**63 - 1,
+    "hidden_size": 10**5,
+    "num_hidden_layers": 10**4,
+    "intermediate_size": 10**6,
+    "max_position_embeddings": 10**6,
+    "vocab_size": 10**8,
+}
+
+
+def _at_least(least: int, prefix: str, part: object, *names: str) -> None:
+    for name in names:
+        value = getattr(part, name)
+        if value < least:
+            raise ValueError(f"{prefix}{name} must be {least} or more, not {value}")
+        if value > _MOST.get(name, inf):
+            raise ValueError(f"{prefix}{name} must be {_MOST[name]:,} or less, not {value}")
 
 
 def _one_of(key: str, value: str, *allowed: str) -> None:
@@ -64,14 +88,10 @@ class ModelConfig:
             object.__setattr__(self, "num_attention_heads", max(1, self.hidden_size // 64))
         if self.intermediate_size == 0:
             object.__setattr__(self, "intermediate_size", 4 * self.hidden_size)
-        for name in ("hidden_size", "num_hidden_layers", "num_attention_heads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"model.{name} must be 1 or more, not {getattr(self, name)}")
-        for name in ("intermediate_size", "max_position_embeddings"):
-            if getattr(self, name) < 8:
-                raise ValueError(f"model.{name} must be 8 or more, not {getattr(self, name)}")
-        if self.vocab_size < 0:
-            raise ValueError(f"model.vocab_size must be 0 or more, not {self.vocab_size}")
+        names = ("hidden_size", "num_hidden_layers", "num_attention_heads")
+        _at_least(1, "model.", self, *names)
+        _at_least(8, "model.", self, "intermediate_size", "max_position_embeddings")
+        _at_least(0, "model.", self, "vocab_size")
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"model.num_attention_heads must divide model.hidden_size: "
@@ -142,8 +162,7 @@ class InstanceConfig:
             raise ValueError(f"instances.short_prob must be in [0, 1], not {self.short_prob}")
         if not 0 < self.mask_prob < 1:
             raise ValueError(f"instances.mask_prob must be in (0, 1), not {self.mask_prob}")
-        if self.dupe_factor < 0:
-            raise ValueError(f"instances.dupe_factor must be 0 or more, not {self.dupe_factor}")
+        _at_least(0, "instances.", self, "dupe_factor")
 
 
 @dataclass(frozen=True)
@@ -263,12 +282,9 @@ class Config:
         _one_of("compile", self.compile, "auto", "on", "off")
         _one_of("reduce", self.reduce, "fp32", "bf16")
         _one_of("prefix", self.prefix, "exact", "fast", "fp32", "bf16", "int8")
-        for name in ("steps", "batch_size", "eval_batches", "save_every", "keep", "log_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be 1 or more, not {getattr(self, name)}")
-        for name in ("micro_batch", "eval_every", "seed"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be 0 or more, not {getattr(self, name)}")
+        names = ("steps", "batch_size", "eval_batches", "save_every", "keep", "log_every")
+        _at_least(1, "", self, *names)
+        _at_least(0, "", self, "micro_batch", "eval_every", "seed")
         if self.micro_batch > self.batch_size:
             raise ValueError(
                 f"micro_batch must be at most batch_size, {self.batch_size}, not {self.micro_batch}"
@@ -328,12 +344,33 @@ class Config:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Config":
-        """The inverse of `to_dict`."""
-        parts: dict[str, Any] = {
-            "model": ModelConfig,
-            "plan": PlanConfig,
-            "schedule": Schedule,
-            "optimizer": OptimizerConfig,
-            "instances": InstanceConfig,
-        }
-        return cls(**{k: parts[k](**v) if k in parts else v for k, v in values.items()})
+        """The inverse of `to_dict`; what is left out has its default.
+
+        Raises:
+            ValueError: naming the key, where a value is not what it must be.
+        """
+        return _made(cls, values)
+
+
+def _made(cls: Any, values: Any, prefix: str = "") -> Any:
+    """An object of a dataclass and of those in it.
+
+    Raises:
+        ValueError: naming the key that is not known, or whose value is of another type.
+    """
+    if not isinstance(values, dict):
+        raise ValueError(f"{prefix.rstrip('.') or 'a config'} must be `key: value`, not {values!r}")
+    kinds = get_type_hints(cls)
+    made = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if key not in kinds:
+            raise ValueError(f"unknown key {name}")
+        kind = kinds[key]
+        if is_dataclass(kind):
+            made[key] = _made(kind, value, f"{name}.")
+        elif foreign.fits(value, kind):
+            made[key] = value
+        else:
+            raise ValueError(f"{name} must be {foreign.wanted(kind)}, not {value!r}")
+    return cls(**made)

@@ -6,9 +6,11 @@ Imports no torch.
 """
 
 import json
-from collections.abc import Hashable
+import math
+from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
 
@@ -45,13 +47,25 @@ def read_json(path: Path) -> Any:
         ValueError: it is too large or no JSON; NaN and Infinity are none.
         OSError: it cannot be read.
     """
-    content = read_bytes(path, JSON_BYTES)
+    return parse_json(read_bytes(path, JSON_BYTES), str(path))
+
+
+def parse_json(content: bytes, where: str) -> Any:
+    """What JSON says.
+
+    Args:
+        content: the text.
+        where: what a complaint begins with.
+
+    Raises:
+        ValueError: it is no JSON; NaN and Infinity are none.
+    """
     try:
         return json.loads(content, parse_constant=_refuse_constant)
     except RecursionError:
-        raise ValueError(f"{path} is damaged: it is nested too deep") from None
+        raise ValueError(f"{where} is damaged: it is nested too deep") from None
     except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}") from None
+        raise ValueError(f"{where} is damaged: {error}") from None
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
@@ -123,6 +137,71 @@ _PLAIN = ("null", "bool", "int", "float", "str", "seq", "map")
 
 def _refused(problem: str, mark: Any) -> yaml.MarkedYAMLError:
     return yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
+
+
+def fits(value: Any, kind: Any) -> bool:
+    """Whether a plain value is one of a type hint: text, numbers, lists of numbers, choices.
+
+    A whole number is a number too, true and false are not, and nothing is infinite.
+    """
+    if get_origin(kind) is Literal:
+        return value in get_args(kind) and isinstance(value, str)
+    if get_origin(kind) is list:
+        return isinstance(value, list) and all(fits(item, get_args(kind)[0]) for item in value)
+    if get_args(kind):
+        return any(fits(value, part) for part in get_args(kind))
+    if kind is float:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return number and math.isfinite(value)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, kind)
+
+
+def require(values: Any, schema: Mapping[str, Any], where: str) -> None:
+    """See that an object has the keys of a schema, and values of their types.
+
+    Args:
+        values: from JSON.
+        schema: by key a type hint, or another schema.
+        where: the file, which the complaint begins with.
+
+    Raises:
+        ValueError: naming the key.
+    """
+    if not isinstance(values, dict):
+        raise ValueError(f"{where} is damaged: it is no object of JSON")
+    for key, kind in schema.items():
+        if key not in values:
+            raise ValueError(f"{where} is damaged: it lacks {key}")
+        if isinstance(kind, Mapping):
+            require(values[key], kind, f"{key} in {where}")
+        elif not fits(values[key], kind):
+            raise ValueError(f"{where} is damaged: {key} is {values[key]!r}")
+
+
+def require_name(name: str, where: str) -> None:
+    """See that a name from a file is that of a file beside it, and leads nowhere else.
+
+    Raises:
+        ValueError: it has a slash in it, is hidden, or cannot be shown.
+    """
+    if not name or name.startswith(".") or {"/", "\\"} & set(name) or not name.isprintable():
+        raise ValueError(f"{where} is damaged: {name!r} is no name of a file in its folder")
+
+
+def wanted(kind: Any) -> str:
+    """A type hint in the words of someone who types a value."""
+    parts = get_args(kind)
+    if get_origin(kind) is Literal:
+        return " or ".join(filter(None, [", ".join(map(str, parts[:-1])), str(parts[-1])]))
+    if NoneType in parts:
+        return " or ".join([*(wanted(part) for part in parts if part is not NoneType), "null"])
+    if kind == list[str]:
+        return "names, as in one,other"
+    if get_origin(kind) in (list, tuple):
+        return "numbers, as in 50,5,5"
+    return {int: "a whole number", float: "a number", bool: "true or false"}.get(kind, "a text")
 
 
 def printable(text: str) -> str:

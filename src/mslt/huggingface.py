@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mslt import foreign
 from mslt.config import ModelConfig
 from mslt.layout import (
     best_checkpoint,
@@ -199,15 +200,20 @@ def _model_folders(run: Path, stage: int | None, best: bool) -> list[Path]:
 def _load_first_good(
     folders: Sequence[Path], config: ModelConfig
 ) -> tuple[Encoder, dict[str, Any]]:
-    from mslt.checkpoint import load_model
+    from mslt.checkpoint import FACTS, STATE, load_model
+
+    def load(folder: Path) -> tuple[Encoder, dict[str, Any]]:
+        model, facts = load_model(folder, config)
+        foreign.require(facts, FACTS, str(folder / STATE))
+        return model, facts
 
     *before, last = folders
     for folder in before:
         try:
-            return load_model(folder, config)
+            return load(folder)
         except ValueError as error:
             print(f"mslt: {error}; trying the checkpoint before it", flush=True)
-    return load_model(last, config)
+    return load(last)
 
 
 def _json(values: Mapping[str, Any]) -> str:

@@ -12,21 +12,34 @@ RUN/config.yaml              the resolved config, which --config accepts
     .lock                    held while a process trains
 """
 
-import json
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import yaml
-
+from mslt import foreign
 from mslt.config import Config
 
 CONFIG, FACTS, METRICS, LOCK = "config.yaml", "run.json", "metrics.jsonl", ".lock"
 
-# What the readers of run.json count on.
-_FACTS = (
-    *("data", "store_sha256", "text", "device", "precision", "prefix", "stages", "micro_batches"),
-    *("baseline_mlm_loss", "versions", "hardware"),
-)
+# What the readers of run.json and of metrics.jsonl count on.
+_COUNTS = {"tokens": int, "sentences": int, "documents": int}
+_FACTS: dict[str, Any] = {
+    "data": str,
+    "store_sha256": str,
+    "text": {"train": _COUNTS, "heldout": _COUNTS},
+    "device": str,
+    "precision": Literal["fp32", "bf16"],
+    "prefix": str,
+    "stages": list,
+    "micro_batches": list[int],
+    "baseline_mlm_loss": float,
+    "versions": {"mslt": str},
+    "hardware": {"processor": str, "cores": int | None, "threads": int, "gpu": str | None},
+}
+_LINES: dict[str, Any] = {
+    "train": {"mlm_loss": float | None, "seconds": float},
+    "heldout": {"mlm_loss": float, "mlm_accuracy": float, "seconds": float},
+}
 
 
 def read_config(run: Path) -> Config:
@@ -38,9 +51,10 @@ def read_config(run: Path) -> Config:
     file = run / CONFIG
     if not file.is_file():
         raise ValueError(f"{run} is not a run: it has no {CONFIG} (mslt pretrain)")
+    values = foreign.read_yaml(file)
     try:
-        return Config.from_dict(yaml.safe_load(file.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, TypeError, AttributeError, ValueError) as error:
+        return Config.from_dict(values)
+    except ValueError as error:
         raise ValueError(f"{file} is damaged: {error}") from None
 
 
@@ -51,17 +65,13 @@ def read_facts(run: Path) -> dict[str, Any]:
         ValueError: it is missing or damaged.
     """
     file = run / FACTS
-    try:
-        facts = json.loads(file.read_bytes())
-    except FileNotFoundError:
-        raise ValueError(f"{run} is not a run: it has no {FACTS} (mslt pretrain)") from None
-    except ValueError as error:
-        raise ValueError(f"{file} is damaged: {error}") from None
-    if not isinstance(facts, dict):
-        raise ValueError(f"{file} is damaged: it is no object of JSON")
-    for key in _FACTS:
-        if key not in facts:
-            raise ValueError(f"{file} is damaged: it lacks {key}")
+    if not file.exists():
+        raise ValueError(f"{run} is not a run: it has no {FACTS} (mslt pretrain)")
+    facts = foreign.read_json_object(file)
+    foreign.require(facts, _FACTS, str(file))
+    sizes, stages = facts["micro_batches"], facts["stages"]
+    if len(sizes) != len(stages) or not all(size > 0 for size in sizes):
+        raise ValueError(f"{file} is damaged: micro_batches is {sizes} of {len(stages)} stages")
     return facts
 
 
@@ -75,15 +85,10 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     content = file.read_bytes() if file.exists() else b""
     lines = []
     for number, text in enumerate(content.split(b"\n")[:-1], 1):
-        try:
-            line = json.loads(text)
-            whole = isinstance(line["kind"], str) and isinstance(line["step"], int)
-        except (ValueError, TypeError, KeyError):
-            whole = False
-        if not whole:
-            raise ValueError(
-                f"{file}, line {number} is damaged: it is no JSON with a kind and a step"
-            )
+        where = f"{file}, line {number}"
+        line = foreign.parse_json(text, where)
+        foreign.require(line, {"kind": str, "step": int}, where)
+        foreign.require(line, _LINES.get(line["kind"], {}), where)
         lines.append(line)
     return lines
 
@@ -96,7 +101,7 @@ def checkpoint_folder(run: Path, step: int) -> Path:
 def checkpoint_folders(run: Path) -> list[Path]:
     """Checkpoint folders, oldest first, without those that were set aside."""
     paths = run.glob("checkpoints/step-*")
-    return sorted((p for p in paths if p.name.removeprefix("step-").isdigit()), key=step_of)
+    return sorted((p for p in paths if re.fullmatch("step-[0-9]{1,15}", p.name)), key=step_of)
 
 
 def step_of(checkpoint: Path) -> int:
@@ -113,7 +118,7 @@ def best_checkpoint(run: Path) -> Path | None:
     ranks = {}
     for path in checkpoint_folders(run):
         try:
-            facts = json.loads((path / "state.json").read_bytes())
+            facts = foreign.read_json_object(path / "state.json")
             ranks[path] = (-facts["depth"], losses[facts["step"]])
         except (OSError, ValueError, KeyError, TypeError):
             continue

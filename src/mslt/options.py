@@ -158,7 +158,7 @@ class Options:
             elif not equals and left and not left[0].startswith("--"):
                 text = left.pop(0)
             if not text:
-                raise ValueError(f"--{key} needs a value: {_wanted(kind)}")
+                raise ValueError(f"--{key} needs a value: {foreign.wanted(kind)}")
             repeated = kind == list[str] and key in raw
             raw[key] = f"{raw[key]},{text}" if repeated else text
         return words, raw
@@ -189,7 +189,7 @@ class Options:
         kind = self._kinds[key]
         shown = json.dumps(value) if isinstance(value, bool | None) else value
         hint = did_you_mean(str(shown), get_args(kind)) if _is_literal(kind) else ""
-        return f"{key} must be {_wanted(kind)}, not {shown}{hint}"
+        return f"{key} must be {foreign.wanted(kind)}, not {shown}{hint}"
 
 
 def field_docs(cls: type) -> dict[str, str]:
@@ -256,17 +256,3 @@ def _is_literal(kind: Any) -> bool:
 
 def _is_list(kind: Any) -> bool:
     return any(get_origin(part) in (list, tuple) for part in (kind, *get_args(kind)))
-
-
-def _wanted(kind: Any) -> str:
-    """A type in the words of someone who types it."""
-    parts = get_args(kind)
-    if _is_literal(kind):
-        return " or ".join(filter(None, [", ".join(map(str, parts[:-1])), str(parts[-1])]))
-    if type(None) in parts:
-        return " or ".join([*(_wanted(part) for part in parts if part is not type(None)), "null"])
-    if kind == list[str]:
-        return "names, as in one,other"
-    if _is_list(kind):
-        return "numbers, as in 50,5,5"
-    return {int: "a whole number", float: "a number", bool: "true or false"}.get(kind, "a text")

@@ -8,7 +8,6 @@ stacking   progressive stacking (Gong et al. 2019): double the depth, train ever
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
-from math import inf
 
 from mslt.schedule import Schedule
 
@@ -121,7 +120,7 @@ def _rows_mslt(depth: int, k: int) -> list[Row]:
 
 
 def _rows_stacking(depth: int, k: int) -> list[Row]:
-    if depth % 2 ** (k - 1):
+    if k > depth or depth % 2 ** (k - 1):
         raise ValueError(f"{depth} layers cannot be reached by doubling {k - 1} times: plan.k")
     return [(depth >> (k - 1 - i), 0) for i in range(k)]
 
@@ -136,6 +135,8 @@ class _Method:
 
 # Gong et al. (2019) give BERT-Base 50k, 70k and 280k steps at 3, 6 and 12 layers.
 _STACKING_SHARES = {1: [1.0], 2: [0.3, 0.7], 3: [0.125, 0.175, 0.7]}
+
+_MOST_SHARE = 1e12  # so that their sum is no infinity
 
 METHODS = {
     "whole": _Method(_rows_whole, 1, lambda k, retrain: [1.0]),
@@ -231,9 +232,10 @@ def _given_shares(shares: Sequence[float], stages: int) -> list[float]:
     if len(shares) != stages:
         raise ValueError(f"plan.shares needs {stages} entries, not {len(shares)}")
     *growing, last = shares
-    if not (all(0 < share < inf for share in growing) and 0 <= last < inf):
+    if not (all(0 < share < _MOST_SHARE for share in growing) and 0 <= last < _MOST_SHARE):
         raise ValueError(
-            f"plan.shares must be above 0, and the last, of retraining, 0 or more: {list(shares)}"
+            "plan.shares must be above 0, the last, of retraining, 0 or more, and all below "
+            f"{_MOST_SHARE:g}: {list(shares)}"
         )
     return list(shares)
 

@@ -17,11 +17,12 @@ def after_stages(path: Path, count: int) -> Run:
     run = new_run(path)
     assert run.config.stages().ends == tuple(step for step, _, _ in ENDS)
     for i, (step, seconds, loss) in enumerate(ENDS):
+        rest = {"mlm_accuracy": 0.5, "seconds": seconds}
         if i <= count:
-            run.record("heldout", step - 100, {"mlm_loss": 9.0, "seconds": seconds - 1})
+            run.record("heldout", step - 100, {"mlm_loss": 9.0, **rest, "seconds": seconds - 1})
         if i < count:
             run.record("train", step, {"mlm_loss": 7.0, "seconds": seconds})
-            run.record("heldout", step, {"mlm_loss": loss, "seconds": seconds})
+            run.record("heldout", step, {"mlm_loss": loss, **rest})
     return run
 
 
