@@ -246,7 +246,7 @@ def test_weights_of_another_shape_than_the_configs_are_refused(saved, tiny):
     with pytest.raises(ValueError, match="does not fit the model's config, which needs"):
         load_state(saved, other)
     other = replace(tiny, intermediate_size=9)
-    with pytest.raises(ValueError, match=r"mlp.down.weight is F32 \[16, 24\], not F32 \[16, 9\]"):
+    with pytest.raises(ValueError, match=r"mlp.up.weight is F32 \[24, 16\], not F32 \[9, 16\]"):
         load_state(saved, other)
 
 
