@@ -185,6 +185,7 @@ UNUSUAL = Config(
     save_every=9,
     keep=4,
     log_every=2,
+    skip_spikes=False,
     tensorboard=True,
     model=ModelConfig(99, 24, 6, 3, 40, 300, 0.0, 0.25, "local", 0.5, 1e-5),
     plan=PlanConfig("mslt", 3, None, [1 / 3, 2, 3, 1e-3 + 5], 24, 0.125, 48),
