@@ -27,7 +27,9 @@ ROWS = (
     ("console", "job", "pretrain", "resume", "rehearsal", "launch"),
     ("analysis",),
     ("card", "huggingface"),
-    ("demo", "cli", "__main__"),
+    ("demo",),
+    ("commands",),
+    ("cli", "__main__"),
 )
 HEAVY = {"torch", "transformers", "matplotlib", "pyarrow", "datasets", "tensorboard"}
 
@@ -37,7 +39,8 @@ FILES = {
     .strip("."): path
     for path in sorted(SOURCE.rglob("*.py"))
 }
-MODULES = [name for name in FILES if name not in ("", "data", "analysis")]
+PACKAGES = ("data", "analysis", "commands")
+MODULES = [name for name in FILES if name not in ("", *PACKAGES)]
 WRITTEN = sorted(
     p for room in ("src", "tests", "benchmarks", "torture") for p in (ROOT / room).rglob("*.py")
 )
@@ -76,7 +79,7 @@ def at_import(module: str) -> set[str]:
         seen.add(name)
         names = imported(tree(FILES[name]).body)
         others |= {found.partition(".")[0] for found in names}
-        packages = {"", *(part for part in ("data", "analysis") if name.startswith(f"{part}."))}
+        packages = {"", *(part for part in PACKAGES if name.startswith(f"{part}."))}
         left |= (ours(names) | packages) - seen
     return others
 

@@ -1,0 +1,143 @@
+"""mslt pretrain: options, recipes and what a resumed run was started with."""
+
+from pathlib import Path
+
+import yaml
+
+from mslt import foreign
+from mslt.config import Config, ModelConfig
+from mslt.options import Options, Values, did_you_mean, flatten, unflatten
+from mslt.recipes import RECIPES
+
+
+def command(argv: list[str]) -> int:
+    """Train on a token store by a recipe; --resume goes on."""
+    options = _options()
+    for word in argv:
+        if word in RECIPES:
+            options.set_defaults(_recipe(word))
+    given = options.parse(argv)
+    values = _values(options, given)
+    config = Config.from_dict(unflatten(values))
+    if given.get("print_config"):
+        print(yaml.safe_dump(unflatten(values), sort_keys=False), end="")
+        return 0
+    out = Path(options.need(given, "out"))
+    if given.get("allow_change") and not given.get("resume"):
+        raise ValueError("allow_change has no effect without --resume")
+    if given.get("rehearse") and given.get("resume"):
+        raise ValueError("rehearse has no effect with --resume: the run has begun")
+    data = _data_of(out, given) if given.get("resume") else Path(options.need(given, "data"))
+    from mslt.data.store import TokenStore
+
+    config.with_vocabulary(TokenStore.open(data).vocab_size)
+
+    from mslt.launch import pretrain
+
+    return pretrain(
+        config,
+        data,
+        out,
+        resume=given.get("resume", False),
+        allow_change=given.get("allow_change", ()),
+        verify=given.get("verify", False),
+        rehearse=given.get("rehearse"),
+    )
+
+
+def _options() -> Options:
+    """What `mslt pretrain` is told."""
+    options = Options(
+        "mslt pretrain RECIPE --data STORE --out RUN [options]",
+        "Pre-train a BERT. RECIPE sets every option below; what is given here comes on top.",
+        [
+            "mslt pretrain bert_tiny_mslt --data store --out run --steps 300",
+            "mslt pretrain --resume --out run",
+            "mslt pretrain bert_base_mslt --print_config > mine.yaml",
+            "mslt pretrain --config mine.yaml --data store --out run --model.hidden_size 256",
+        ],
+    )
+    options.positional("recipe", "a name that `mslt recipes` lists; the help shows its values")
+    options.option("data", str, "the token store, from mslt prepare")
+    options.option("out", str, "the run's folder")
+    options.option("resume", bool, "go on with the run in --out from its last checkpoint", False)
+    options.option(
+        "rehearse",
+        bool | None,
+        "take a few steps of every stage on a model that is thrown away, tell time, memory and "
+        "disk that the run would take, and stop there; false: begin a long run without that",
+    )
+    options.option(
+        "allow_change",
+        list[str],
+        "with --resume: options that may differ from what the run was started with, as in "
+        "schedule.lr,seed; also store and tokenizer. A plan may become longer without it, where "
+        "the steps that are done would be the same by it",
+    )
+    options.option(
+        "verify",
+        bool,
+        "compare all of the store with its hashes before training, not about 1 GB of it",
+        False,
+    )
+    options.option("config", str, "a YAML file of some or all options, on top of RECIPE")
+    options.option("print_config", bool, "print the YAML that --config accepts, and stop", False)
+    options.add_fields(Config)
+    return options
+
+
+def _values(options: Options, given: Values) -> Values:
+    """Every field's value: the recipe's or the resumed run's, then the file's, then the given."""
+    name = given.get("recipe")
+    if name is not None and name not in RECIPES:
+        hint = did_you_mean(name, RECIPES) or "; mslt recipes lists them"
+        raise ValueError(f"unknown recipe {name}{hint}")
+    over = options.read(Path(given["config"])) if "config" in given else {}
+    over |= {key: given[key] for key in options.fields if key in given}
+    if given.get("resume"):
+        return _resumed(options, Path(options.need(given, "out")), name, over) | over
+    if name is not None:
+        return _recipe(name) | over
+    if "config" not in given:
+        raise ValueError("RECIPE is missing (mslt recipes lists them), and so is --config")
+    absent = [key for key in options.fields if key not in over]
+    if absent:
+        raise ValueError(f"{given['config']} does not give {absent[0]}: name a RECIPE for the rest")
+    return over
+
+
+def _recipe(name: str) -> Values:
+    """A recipe's values. What it derives from the width goes back to 0, derived anew later."""
+    config = RECIPES[name]()
+    values = flatten(config.to_dict())
+    usual = ModelConfig(hidden_size=config.model.hidden_size)
+    for key in ("num_attention_heads", "intermediate_size"):
+        if getattr(config.model, key) == getattr(usual, key):
+            values[f"model.{key}"] = 0
+    return values
+
+
+def _resumed(options: Options, out: Path, recipe: str | None, over: Values) -> Values:
+    """The values of the run in `out`. A recipe beside --resume must be of its kind."""
+    file = out / "config.yaml"
+    if not file.is_file():
+        raise ValueError(f"{out} is no run to resume: it has no config.yaml")
+    values = options.read(file)
+    told = _recipe(recipe) | over if recipe else values
+    for key in ("plan.method", "model.hidden_size", "model.num_hidden_layers"):
+        if key not in values:
+            raise ValueError(f"{file} is damaged: it lacks {key}")
+        if told[key] != values[key]:
+            raise ValueError(f"{key} is {values[key]} in {out}, but {told[key]} by {recipe}")
+    return values
+
+
+def _data_of(run: Path, given: Values) -> Path:
+    """The store that a resumed run learns from, where --data does not name it."""
+    if "data" in given:
+        return Path(given["data"])
+    file = run / "run.json"
+    try:
+        return Path(foreign.read_json_object(file)["data"])
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{file} does not name the token store: give --data") from None
