@@ -6,7 +6,7 @@ Same weights, batches, masks, AdamW and clipping. Theirs is the best of fp32 and
 either of their attentions; compiled by torch.compile, it has rows of its own. All variants take
 turns, block by block; the figures are medians over the blocks. First, without dropout, losses and
 gradients must be equal, or there is no ratio; what is timed has the dropout of BERT. MFU relates
-the FLOPs that our step needs (`mslt.analysis.cost`, nothing counted that is left out) to the rate
+the FLOPs that our step needs (`mslt.cost`, nothing counted that is left out) to the rate
 of a large matrix product, timed in turns with the rest. The last line is one JSON object.
 """
 
@@ -18,9 +18,9 @@ from common import Setting, Variant, finish, matrix_product, options, setting, t
 from reference import COMPILED, EAGER, best, parity, refuse_without, rivals
 from stages import Steps, Way
 
-from mslt.analysis.cost import step_cost
 from mslt.analysis.tables import aligned
 from mslt.config import PlanConfig
+from mslt.cost import step_cost
 
 
 def table(variants: list[Variant], tokens: int, mine: Variant) -> str:

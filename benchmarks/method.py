@@ -28,9 +28,9 @@ from memory import peak
 from reference import EAGER, best, parity, refuse_without, rivals
 from stages import CACHED, PHASES, Logging, Steps, Way, ways
 
-from mslt.analysis.cost import FREE, speedup, step_cost
 from mslt.analysis.tables import aligned
 from mslt.config import InstanceConfig, PlanConfig
+from mslt.cost import FREE, speedup, step_cost
 from mslt.plan import Stage
 
 PREFIX_SPEED = {"exact": 1.0, "fast": 2.0, CACHED: FREE}  # what the cost model takes for granted

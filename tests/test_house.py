@@ -15,7 +15,7 @@ SOURCE = ROOT / "src" / "mslt"
 # A module may import from its own row and from the rows above it. A name covers what is in it.
 ROWS = (
     ("files", "background", "foreign", "records", "phases", "guard", "signals"),
-    ("schedule", "plan", "config", "layout", "options", "recipes", "room"),
+    ("schedule", "plan", "config", "layout", "options", "recipes", "cost", "room"),
     ("data",),
     ("initial", "dropout", "world"),
     ("attention",),

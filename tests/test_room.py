@@ -7,24 +7,8 @@ import pytest
 from made_up_run import CONFIG, end_stages, new_run, trained_model
 
 from mslt.checkpoint import State
-from mslt.model import Encoder
 from mslt.optim import Moment
-from mslt.recipes import RECIPES
-from mslt.room import checkpoint_bytes, parameters, run_bytes, taken
-
-
-@pytest.mark.parametrize("depth", [1, 3])
-def test_weights_are_counted_as_the_model_has_them(tiny, depth) -> None:
-    for config in (tiny, replace(tiny, hidden_size=24, intermediate_size=100, vocab_size=77)):
-        model = Encoder(config, depth)
-        assert parameters(config, depth) == sum(p.numel() for p in model.parameters())
-
-
-def test_bert_base_and_large_have_the_sizes_that_are_known() -> None:
-    """110,106,428 and 336,226,108 as Hugging Face's BertForPreTraining."""
-    for recipe, expected in (("bert_base_mslt", 110_106_428), ("bert_large_mslt", 336_226_108)):
-        model = replace(RECIPES[recipe]().model, vocab_size=30_522)
-        assert parameters(model, model.num_hidden_layers) == expected
+from mslt.room import checkpoint_bytes, run_bytes, taken
 
 
 def test_a_finished_run_takes_what_was_foretold(tmp_path: Path) -> None:

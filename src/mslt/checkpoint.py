@@ -17,11 +17,11 @@ from torch import Tensor
 
 from mslt import foreign
 from mslt.config import ModelConfig
+from mslt.cost import parameters
 from mslt.files import appearing, sha256
 from mslt.guard import Watch
 from mslt.model import Encoder
 from mslt.optim import Moment, Moments
-from mslt.room import parameters
 
 MANIFEST, WEIGHTS = "manifest.json", "model.safetensors"
 STATE, MOMENTS = "state.json", "moments.safetensors"

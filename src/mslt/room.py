@@ -3,20 +3,10 @@
 from pathlib import Path
 
 from mslt.config import Config, ModelConfig
+from mslt.cost import parameters
 
 _WEIGHT = 4  # bytes; a checkpoint holds each weight and its two moments
 _HEADERS = 1 << 20  # bytes beside the tensors of one folder, generously
-
-
-def parameters(model: ModelConfig, depth: int) -> int:
-    """Weights of a model of `depth` layers, pre-training heads included; the tied ones once."""
-    D, F = model.hidden_size, model.intermediate_size
-    norm = 2 * D
-    embeddings = (model.vocab_size + model.max_position_embeddings + 2) * D + norm
-    attention = 4 * (D * D + D) + norm
-    mlp = D * F + F + F * D + D + norm
-    head = 2 * (D * D + D) + norm + model.vocab_size + 2 * D + 2
-    return embeddings + depth * (attention + mlp) + head
 
 
 def checkpoint_bytes(model: ModelConfig, depth: int) -> int:

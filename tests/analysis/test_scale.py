@@ -5,7 +5,6 @@ from math import inf
 
 import pytest
 
-from mslt.analysis.cost import learning_parameters
 from mslt.analysis.scale import (
     H100,
     Network,
@@ -17,6 +16,7 @@ from mslt.analysis.scale import (
     simple_ratio_ahead,
 )
 from mslt.config import ModelConfig
+from mslt.cost import learning_parameters
 from mslt.plan import Stage, build_plan
 
 DEEP = ModelConfig(vocab_size=8, hidden_size=256, num_hidden_layers=48, max_position_embeddings=8)

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil, inf, log2
 
-from mslt.analysis.cost import learning_parameters, step_cost
 from mslt.config import ModelConfig
+from mslt.cost import learning_parameters, step_cost
 from mslt.plan import Plan, Stage
 
 BUCKET = 1 << 23  # gradients that travel together, as in `mslt.reducer`

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 from torch.utils.flop_counter import FlopCounterMode
 
-from mslt.analysis.cost import (
+from mslt.config import ModelConfig
+from mslt.cost import (
     FREE,
     Savings,
     StepCost,
@@ -14,11 +15,11 @@ from mslt.analysis.cost import (
     speedup,
     step_cost,
 )
-from mslt.config import ModelConfig
 from mslt.growth import freeze, learning
 from mslt.model import Encoder
 from mslt.objective import Inputs, losses
 from mslt.plan import Stage, build_plan
+from mslt.recipes import RECIPES
 
 BASE = ModelConfig(vocab_size=30_522, hidden_size=768, num_hidden_layers=12)
 LARGE = ModelConfig(vocab_size=30_522, hidden_size=1024, num_hidden_layers=24)
@@ -86,6 +87,13 @@ def test_parameters_are_the_model_s(tiny, stage):
     freeze(model, stage.learns_from)
     assert parameters(tiny, stage.depth) == sum(p.numel() for p in model.parameters())
     assert learning_parameters(tiny, stage) == sum(p.numel() for _, p in learning(model))
+
+
+def test_bert_base_and_large_have_the_sizes_that_are_known() -> None:
+    """110,106,428 and 336,226,108 as Hugging Face's BertForPreTraining."""
+    for recipe, expected in (("bert_base_mslt", 110_106_428), ("bert_large_mslt", 336_226_108)):
+        model = replace(RECIPES[recipe]().model, vocab_size=30_522)
+        assert parameters(model, model.num_hidden_layers) == expected
 
 
 def test_later_stages_move_a_fifth_of_the_whole_model_s_parameters():
