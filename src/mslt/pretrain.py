@@ -13,6 +13,7 @@ from mslt.console import Console
 from mslt.growth import copied_from, freeze, grow, is_fixed
 from mslt.guard import Diverged, Guard, Watch
 from mslt.job import Job
+from mslt.machine import forget_peak, peak
 from mslt.model import Encoder
 from mslt.optim import Moment, Moments
 from mslt.plan import Stage
@@ -74,6 +75,7 @@ def _stages(
         keep = cache.stage(index, model, settings.group) if cache else None
         trainer = Trainer(model, settings, moments, job.world, keep)
         console.enter(index, stage, steps)
+        forget_peak(job.world.device)
         if len(steps) == stage.steps:
             guard.enter_stage()
         mark = (steps.start, clock.seconds)
@@ -160,13 +162,17 @@ def _place(done: Done) -> dict[str, Any]:
 
 
 def _rates(job: Job, done: Done, mark: tuple[int, float]) -> dict[str, Any]:
-    """Where a logged step stands, and tokens per second since the one before it."""
+    """Where a logged step stands, tokens per second since the one before it, and memory.
+
+    The memory is the most that was in use since the stage began, or was gone on with.
+    """
     step, seconds = mark
     tokens = (done.step - step) * job.config.batch_size * done.stage.seq_len
     return {
         "lr": job.plan.lr(done.step - 1),
         "seq_len": done.stage.seq_len,
         "tokens_per_second": tokens / max(done.clock.seconds - seconds, 1e-9),
+        "memory": peak(job.world.device),
         **_place(done),
     }
 

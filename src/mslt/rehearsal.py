@@ -8,7 +8,6 @@ that is removed; it takes nothing from the run and leaves nothing to it.
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -20,6 +19,8 @@ from mslt.console import Console, describe, duration
 from mslt.data.store import TokenStore
 from mslt.files import gigabytes
 from mslt.job import Job
+from mslt.machine import forget_peak, now, peak
+from mslt.phases import Phases
 from mslt.plan import Plan
 from mslt.pretrain import Done, train
 from mslt.room import run_bytes
@@ -37,12 +38,14 @@ class Stretch:
     Args:
         index: of the stage, counted from 0.
         seconds: of one step.
+        prefix: seconds of it in the forward-only layers.
         memory: bytes at the most, of the process or on its GPU; None where that is not known.
         done: its last step.
     """
 
     index: int
     seconds: float
+    prefix: float
     memory: int | None
     done: Done
 
@@ -60,40 +63,57 @@ def rehearse(job: Job, store: TokenStore, out: Path) -> None:
         OSError: the disk is full or not writable.
     """
     print(f"rehearsal, {STEPS} steps of each stage on a model that is thrown away:", flush=True)
-    folder = out.absolute().with_name(f".{out.name}.rehearsal")
-    shutil.rmtree(folder, ignore_errors=True)
     seconds, stretch = 0.0, None
+    for stretch in stretches(job, store, out.absolute().with_name(f".{out.name}.rehearsal")):
+        stage = job.plan.stages[stretch.index]
+        seconds += stretch.seconds * stage.steps
+        memory = "" if stretch.memory is None else f", {gigabytes(stretch.memory)} of memory"
+        print(
+            f"  stage {stretch.index + 1}: {describe(stage)}: {stretch.seconds:.3g} s a step"
+            f"{memory}; {stage.steps:,} steps: {duration(stretch.seconds * stage.steps)}",
+            flush=True,
+        )
+    assert stretch is not None
+    _foretell(job, out, seconds, seconds_to_evaluate(job, stretch.done))
+
+
+def stretches(job: Job, store: TokenStore, folder: Path, steps: int = STEPS) -> Iterator[Stretch]:
+    """Every stage of a job in turn, by a few steps on a model that is thrown away.
+
+    Args:
+        job: a run, or any plan that can be trained.
+        store: its text.
+        folder: what it writes meanwhile; removed at the end.
+        steps: of each stage.
+
+    Raises:
+        ValueError: a stage does not fit into memory.
+        OSError: the disk is full or not writable.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
     try:
-        for stretch in _stretches(job, store, folder):
-            stage = job.plan.stages[stretch.index]
-            seconds += stretch.seconds * stage.steps
-            memory = "" if stretch.memory is None else f", {gigabytes(stretch.memory)} of memory"
-            print(
-                f"  stage {stretch.index + 1}: {describe(stage)}: {stretch.seconds:.3g} s a step"
-                f"{memory}; {stage.steps:,} steps: {duration(stretch.seconds * stage.steps)}",
-                flush=True,
-            )
-        assert stretch is not None
-        _foretell(job, out, seconds, _seconds_to_evaluate(job, stretch.done))
+        yield from _stretches(job, _shortened(job, steps), store, folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _stretches(job: Job, store: TokenStore, folder: Path) -> Iterator[Stretch]:
-    short = _shortened(job)
+def _stretches(job: Job, short: Job, store: TokenStore, folder: Path) -> Iterator[Stretch]:
     run = Run.create(folder, short.config, short.facts(store), store.path / "tokenizer")
     console = Console(short.plan, job.config.batch_size, quiet=True)
-    took, before, index = [], 0.0, 0
-    _forget_peak(job.world.device)
+    device, took, before, index = job.world.device, list[float](), 0.0, 0
+    forget_peak(device)
     try:
         for done in train(short, short.first_state(), run, console):
             took.append(done.clock.seconds - before)
-            before, index = done.clock.seconds, done.index
-            if done.step in short.plan.ends:
-                usual = median(took[1:] or took)  # the first warms up, and compiles
-                yield Stretch(index, usual, _peak(job.world.device), done)
+            before, index, end = done.clock.seconds, done.index, short.plan.ends[done.index]
+            if done.step == end - 1:  # to time a phase is to wait for the device
+                done.trainer.phases = Phases(lambda: now(device))
+            if done.step == end:
+                usual = median(took[1:-1] or took[-1:])  # the first warms up, and compiles
+                prefix = done.trainer.phases.seconds.get("prefix", 0.0)
+                yield Stretch(index, usual, prefix, peak(device), done)
                 took, index = [], index + 1
-                _forget_peak(job.world.device)
+                forget_peak(device)
     except (torch.OutOfMemoryError, MemoryError) as error:
         stage = job.plan.stages[index]
         raise ValueError(
@@ -102,9 +122,9 @@ def _stretches(job: Job, store: TokenStore, folder: Path) -> Iterator[Stretch]:
         ) from None
 
 
-def _shortened(job: Job) -> Job:
+def _shortened(job: Job, steps: int) -> Job:
     """The same with a few steps of each stage, at a rate that moves next to nothing."""
-    stages = tuple(replace(stage, steps=min(STEPS, stage.steps)) for stage in job.plan.stages)
+    stages = tuple(replace(stage, steps=min(steps, stage.steps)) for stage in job.plan.stages)
     config = replace(
         job.config, keep=1, save_every=10**9, eval_every=0, tensorboard=False, prefix_cache=None
     )
@@ -112,7 +132,8 @@ def _shortened(job: Job) -> Job:
     return replace(job, config=config, plan=Plan(stages, schedule))
 
 
-def _seconds_to_evaluate(job: Job, done: Done) -> float:
+def seconds_to_evaluate(job: Job, done: Done) -> float:
+    """Of one held-out evaluation."""
     start = time.perf_counter()
     done.trainer.evaluate(job.heldout)
     return time.perf_counter() - start
@@ -130,22 +151,3 @@ def _foretell(job: Job, out: Path, training: float, evaluation: float) -> None:
         f"{gigabytes(shutil.disk_usage(parent).free)} that are free",
         flush=True,
     )
-
-
-def _forget_peak(device: str) -> None:
-    if device.startswith("cuda"):
-        torch.cuda.reset_peak_memory_stats(device)
-    else:
-        with suppress(OSError):  # not Linux
-            Path("/proc/self/clear_refs").write_text("5")
-
-
-def _peak(device: str) -> int | None:
-    """Most bytes in use since the peak was forgotten."""
-    if device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated(device)
-    with suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    return None
