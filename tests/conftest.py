@@ -12,7 +12,7 @@ from made_up_run import end_stages, new_run
 from mslt.config import ModelConfig
 from mslt.data.instances import Batch
 from mslt.data.prepare import PrepareConfig, prepare
-from mslt.huggingface import export
+from mslt.export import export
 from mslt.run import Run
 
 torch.set_num_threads(1)  # tests run side by side

@@ -11,7 +11,7 @@ from made_up_run import CONFIG, PIECES, card_of, new_run, trained_model
 from transformers import AutoModelForPreTraining
 
 from mslt.config import InstanceConfig
-from mslt.huggingface import export
+from mslt.export import export
 from mslt.run import Run
 
 

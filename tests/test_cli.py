@@ -56,7 +56,7 @@ def calls(monkeypatch):
     parts = {
         "data.prepare": {"prepare": record("prepare"), "PrepareConfig": PrepareConfig},
         "launch": {"pretrain": record("pretrain", 0)},
-        "huggingface": {"export": record("export")},
+        "export": {"export": record("export")},
         "demo": {"demo": record("demo")},
     }
     for name, names in parts.items():

@@ -131,7 +131,7 @@ FREE = inf  # the speed of forward-only layers whose output is read back instead
 
 def parameters(model: ModelConfig, depth: int) -> int:
     """Numbers in the weights of a model of `depth` layers, the output layer included."""
-    return _embedding_parameters(model) + depth * _layer_parameters(model) + _head_parameters(model)
+    return _embedding_parameters(model) + depth * _layer_parameters(model) + head_parameters(model)
 
 
 def learning_parameters(model: ModelConfig, stage: Stage) -> int:
@@ -141,7 +141,7 @@ def learning_parameters(model: ModelConfig, stage: Stage) -> int:
     """
     embeddings = 0 if stage.learns_from else _embedding_parameters(model)
     layers = (stage.depth - stage.learns_from) * _layer_parameters(model)
-    return embeddings + layers + _head_parameters(model)
+    return embeddings + layers + head_parameters(model)
 
 
 def _embedding_parameters(model: ModelConfig) -> int:
@@ -156,7 +156,7 @@ def _layer_parameters(model: ModelConfig) -> int:
     return weights + biases + 4 * width  # two LayerNorms
 
 
-def _head_parameters(model: ModelConfig) -> int:
+def head_parameters(model: ModelConfig) -> int:
     """Without the output matrix, which is the token embedding."""
     width = model.hidden_size
     transform_and_pooler = 2 * (width**2 + width)

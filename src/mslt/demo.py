@@ -18,7 +18,7 @@ from mslt.config import Config
 from mslt.console import Console, duration
 from mslt.data.prepare import PrepareConfig, prepare
 from mslt.data.store import TokenStore
-from mslt.huggingface import export
+from mslt.export import export
 from mslt.job import Job
 from mslt.model import Encoder
 from mslt.pretrain import Done, train

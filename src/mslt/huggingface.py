@@ -1,31 +1,22 @@
-"""Hugging Face transformers: the names of their weights and config, and export for them.
+"""Hugging Face transformers: the names of their weights and config, and reading their folders.
 
-Nothing here imports transformers, and torch only once there is something to do with tensors.
+Nothing here imports transformers.
 """
 
-from __future__ import annotations
-
-import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from mslt import foreign
 from mslt.config import ModelConfig
-from mslt.layout import (
-    best_checkpoint,
-    checkpoint_folders,
-    read_config,
-    read_facts,
-    stage_folders,
-)
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from mslt.model import Encoder
+from mslt.cost import head_parameters, parameters
+from mslt.model import Encoder
 
 # Our module, and theirs. A fused one has a name for each of its parts.
 _MODULES = {
@@ -87,8 +78,6 @@ def from_hf(theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         ValueError: naming a tensor that an `Encoder` has no place for.
     """
-    import torch
-
     left = set(theirs) - _NOT_WEIGHTS
     ours = {}
     for module, parts in _modules(theirs).items():
@@ -128,93 +117,129 @@ def config_to_hf(config: ModelConfig, depth: int, pad_token_id: int = 0) -> dict
     }
 
 
-def export(run: Path, out: Path, stage: int | None = None, *, best: bool = False) -> Path:
-    """Write a run's model as a folder that `transformers` loads, with tokenizer and model card.
+# Keys of config.json that change what a model computes, and the only values that ours has.
+_ALIKE = {
+    "hidden_act": ("gelu",),
+    "position_embedding_type": ("absolute",),
+    "type_vocab_size": (2,),
+    "is_decoder": (False,),
+    "add_cross_attention": (False,),
+    "tie_word_embeddings": (True,),
+}
+_SHAPE = {
+    "vocab_size": int,
+    "hidden_size": int,
+    "num_hidden_layers": int,
+    "num_attention_heads": int,
+    "intermediate_size": int,
+    "max_position_embeddings": int,
+}
+_MORE = {
+    "hidden_dropout_prob": float,
+    "attention_probs_dropout_prob": float,
+    "initializer_range": float,
+    "layer_norm_eps": float,
+}
+
+
+def config_from_hf(values: Mapping[str, Any], where: str) -> ModelConfig:
+    """The shape that a config.json describes; what it says beside that is passed over.
 
     Args:
-        run: a run's folder.
-        out: the folder to write: new, or empty.
-        stage: the model at the end of this stage, counted from 1. Without it, the finished model
-            or, of a run that is not finished, its newest good checkpoint.
-        best: the checkpoint with the lowest held-out loss instead.
-
-    Returns:
-        The folder.
+        values: its content.
+        where: the file, which a complaint begins with.
 
     Raises:
-        ValueError: the run has no such model, it is damaged, or `out` is not empty.
-        OSError: the disk is full or not writable; nothing is left under the final name.
+        ValueError: it is of another kind of model, or one whose arithmetic ours has not.
     """
-    folders = _model_folders(run, stage, best)
-
-    from mslt.card import Described, model_card
-    from mslt.checkpoint import write_file
-    from mslt.data.tokenizer import read_vocabulary
-    from mslt.files import appearing
-    from mslt.run import Run
-
-    opened = Run.open(run)
-    config, pad = opened.config.model, read_vocabulary(run / "tokenizer").pad
-    model, facts = _load_first_good(folders, config)
-    tensors = to_hf(model.state_dict())
-    parameters = sum(tensor.numel() for tensor in tensors.values())
-    told = json.loads((run / "tokenizer" / "tokenizer_config.json").read_bytes())
-    told["model_max_length"] = config.max_position_embeddings
-    texts = {
-        "config.json": _json(config_to_hf(config, model.depth, pad)),
-        "tokenizer_config.json": _json(told),
-        "README.md": model_card(Described(opened, facts["step"], facts["seconds"], parameters)),
-    }
-    with appearing(out) as folder:
-        write_file(folder / "model.safetensors", tensors)
-        for name, text in texts.items():
-            write_file(folder / name, text.encode())
-        for name in ("tokenizer.json", "vocab.txt"):
-            write_file(folder / name, (run / "tokenizer" / name).read_bytes())
-    return out
+    if values.get("model_type") != "bert":
+        raise ValueError(f"{where}: model_type is {values.get('model_type')!r}, not 'bert'")
+    for key, allowed in _ALIKE.items():
+        if values.get(key, allowed[0]) not in allowed:
+            raise ValueError(
+                f"{where}: {key} is {values[key]!r}; only {allowed[0]!r} is known here"
+            )
+    more = {key: kind for key, kind in _MORE.items() if key in values}
+    foreign.require(values, _SHAPE | more, where)
+    try:
+        return ModelConfig(**{key: values[key] for key in (*_SHAPE, *more)})
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
 
 
-def _model_folders(run: Path, stage: int | None, best: bool) -> list[Path]:
-    """Where the model that is asked for may be, the first choice first. Needs no torch."""
-    read_facts(run)  # which the model card needs
-    if best:
-        if stage is not None:
-            raise ValueError("--best has no effect beside --stage: leave one of them out")
-        if (folder := best_checkpoint(run)) is None:
-            raise ValueError(f"{run} has no checkpoint that was evaluated: leave --best out")
-        return [folder]
-    stages, ended = read_config(run).stages().stages, stage_folders(run)
-    if stage is not None:
-        if stage not in ended:
-            which = f"these have: {', '.join(map(str, ended))}" if ended else "none has"
-            raise ValueError(f"stage {stage} of {len(stages)} has not ended in {run}; {which}")
-        return [ended[stage]]
-    if len(stages) in ended:
-        return [ended[len(stages)]]
-    checkpoints = checkpoint_folders(run)
-    if not checkpoints:
-        raise ValueError(f"{run} has no checkpoint yet: there is no model to export")
-    return checkpoints[::-1]
+_NUMBERS = ("F32", "F16", "BF16")
+_HEADS = ("cls.", "bert.pooler.")
 
 
-def _load_first_good(
-    folders: Sequence[Path], config: ModelConfig
-) -> tuple[Encoder, dict[str, Any]]:
-    from mslt.checkpoint import FACTS, STATE, load_model
+def load(folder: Path) -> tuple[Encoder, tuple[str, ...]]:
+    """The model in a Hugging Face folder, in fp32, and its heads' tensors that are not there.
 
-    def load(folder: Path) -> tuple[Encoder, dict[str, Any]]:
-        model, facts = load_model(folder, config)
-        foreign.require(facts, FACTS, str(folder / STATE))
-        return model, facts
+    A folder may hold a whole `BertForPreTraining`, or lack some of its heads, or have others on
+    top, as fine-tuning leaves them: those are passed over, and what is lacking begins as in a new
+    model.
 
-    *before, last = folders
-    for folder in before:
-        try:
-            return load(folder)
-        except ValueError as error:
-            print(f"mslt: {error}; trying the checkpoint before it", flush=True)
-    return load(last)
+    Args:
+        folder: config.json and model.safetensors.
+
+    Raises:
+        ValueError: it is no such folder, or its weights do not fit its config.
+        OSError: it cannot be read.
+    """
+    where, file = folder / "config.json", folder / "model.safetensors"
+    config = config_from_hf(foreign.read_json_object(where), str(where))
+    if not file.is_file():
+        raise ValueError(f"{folder} has no model.safetensors")
+    needs = parameters(config, config.num_hidden_layers) - head_parameters(config)
+    if file.stat().st_size < 2 * needs:  # before so much memory is taken
+        raise ValueError(f"{file} does not fit {where.name}, by which it has {needs:,} numbers")
+    model = Encoder(config)
+    wanted = to_hf(model.state_dict())
+    tensors = _read(file, wanted)
+    fresh = tuple(name for name in wanted if name not in tensors)
+    if lacking := [name for name in fresh if not name.startswith(_HEADS)]:
+        raise ValueError(f"{file} does not fit {where.name}: it lacks {lacking[0]}")
+    model.load_state_dict(from_hf(wanted | tensors), strict=True)
+    return model, fresh
 
 
-def _json(values: Mapping[str, Any]) -> str:
-    return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+def _read(file: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those of the tensors wanted that a safetensors file has, of any floating-point type.
+
+    Raises:
+        ValueError: naming one that has another shape, is not finite, or has no place in the model.
+    """
+    tensors = {}
+    try:
+        with safe_open(file, "pt") as opened:
+            names = _names_today(opened.keys())
+            for name in sorted(set(names) - set(wanted) - _NOT_WEIGHTS):
+                if name.startswith("bert.") and not name.startswith("bert.pooler."):
+                    raise ValueError(f"{file} has a tensor that the model has not, {names[name]}")
+            for name in [name for name in wanted if name in names]:
+                has, needs = opened.get_slice(names[name]), list(wanted[name].shape)
+                if has.get_shape() != needs or has.get_dtype() not in _NUMBERS:
+                    raise ValueError(
+                        f"{file} does not fit config.json: {names[name]} is {has.get_dtype()} "
+                        f"{has.get_shape()}, not numbers {needs}"
+                    )
+                tensors[name] = opened.get_tensor(names[name]).float()
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{file} is damaged: {error}") from None
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"{file} is damaged: a number in {name} is not finite")
+    return tensors
+
+
+def _names_today(given: Iterable[str]) -> dict[str, str]:
+    """A file's names of tensors, by the names that `BertForPreTraining` gives them today.
+
+    Files made from TensorFlow's have gamma and beta; those of a bare `BertModel` no prefix.
+    """
+    names = {}
+    for name in given:
+        today = name.replace("LayerNorm.gamma", "LayerNorm.weight")
+        names[today.replace("LayerNorm.beta", "LayerNorm.bias")] = name
+    if not any(name.startswith("bert.") for name in names):
+        names = {f"bert.{name}": given for name, given in names.items()}
+    return names

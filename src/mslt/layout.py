@@ -135,3 +135,35 @@ def stage_folders(run: Path) -> dict[int, Path]:
     stages = enumerate(read_config(run).stages().stages, 1)
     folders = {number: stage_folder(run, number, stage.depth) for number, stage in stages}
     return {number: folder for number, folder in folders.items() if folder.is_dir()}
+
+
+def model_folders(run: Path, stage: int | None = None, *, best: bool = False) -> list[Path]:
+    """Where a model of a run may be, the first choice first.
+
+    Args:
+        run: the folder.
+        stage: the model at the end of this stage, counted from 1. Without it, the finished model
+            or, of a run that is not finished, its checkpoints, newest first.
+        best: the checkpoint with the lowest held-out loss instead.
+
+    Raises:
+        ValueError: the run has no such model.
+    """
+    if best:
+        if stage is not None:
+            raise ValueError("--best has no effect beside --stage: leave one of them out")
+        if (folder := best_checkpoint(run)) is None:
+            raise ValueError(f"{run} has no checkpoint that was evaluated: leave --best out")
+        return [folder]
+    stages, ended = read_config(run).stages().stages, stage_folders(run)
+    if stage is not None:
+        if stage not in ended:
+            which = f"these have: {', '.join(map(str, ended))}" if ended else "none has"
+            raise ValueError(f"stage {stage} of {len(stages)} has not ended in {run}; {which}")
+        return [ended[stage]]
+    if len(stages) in ended:
+        return [ended[len(stages)]]
+    checkpoints = checkpoint_folders(run)
+    if not checkpoints:
+        raise ValueError(f"{run} has no checkpoint yet: there is no model in it")
+    return checkpoints[::-1]

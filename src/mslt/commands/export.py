@@ -21,7 +21,7 @@ def command(argv: list[str]) -> int:
     if not (run / "config.yaml").is_file():
         raise ValueError(f"{run} is not a run: it has no config.yaml (mslt pretrain)")
 
-    from mslt.huggingface import export
+    from mslt.export import export
 
     export(run, out, given.get("stage"), best=given.get("best", False))
     print(f"wrote {out}: from_pretrained({str(out)!r}) loads it")

@@ -27,7 +27,7 @@ from mslt.config import Config, ModelConfig, PlanConfig
 from mslt.data import tokenizer as tokenizers
 from mslt.data.instances import Batch
 from mslt.data.store import TokenStore
-from mslt.huggingface import export
+from mslt.export import export
 from mslt.job import Job
 from mslt.launch import pretrain
 from mslt.model import Encoder
@@ -278,7 +278,7 @@ def test_a_full_disk_leaves_nothing_behind(
 
 def test_what_can_be_refused_at_once_is_refused_without_torch(finished: Run) -> None:
     code = (
-        "import sys; from pathlib import Path; from mslt.huggingface import export\n"
+        "import sys; from pathlib import Path; from mslt.export import export\n"
         "try: export(Path(sys.argv[1]), Path('never'), 9)\n"
         "except ValueError as error: print(error)\n"
         "assert not {'torch', 'transformers'} & set(sys.modules)"
