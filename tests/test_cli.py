@@ -207,7 +207,7 @@ def test_recipes_are_listed_with_what_they_are_and_their_stages(capsys):
     assert main(["recipes"]) == 0
     out = capsys.readouterr().out
     assert all(f"{name}\n" in out for name in RECIPES)
-    assert "Table 1, row 1 (40 h)" in out
+    assert "row 1; Table 4, row 2 (40 h on 32 V100)" in out
     assert "(3, 0, 200,000, 128), (6, 3, 200,000, 128), (9, 6, 200,000, 128)" in out
 
 

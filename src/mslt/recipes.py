@@ -1,14 +1,17 @@
-"""One function per row of the paper's tables, and small ones for one CPU. Imports no torch.
+"""One recipe per row of the paper's tables, the same rows small, and the demo. Imports no torch.
 
 A recipe is a `Config`; every field of it can be overridden on the command line:
 `mslt pretrain bert_base_mslt --data STORE --out RUN --steps 200000 --model.hidden_size 512`.
 """
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from mslt.config import Config, ModelConfig, OptimizerConfig, PlanConfig
 from mslt.schedule import Schedule
+
+Method = Literal["whole", "stacking", "mslt"]
 
 RECIPES: dict[str, Callable[[], Config]] = {}
 
@@ -19,90 +22,8 @@ def recipe(function: Callable[[], Config]) -> Callable[[], Config]:
     return function
 
 
-_BASE = ModelConfig(hidden_size=768, num_hidden_layers=12)
-_LARGE = ModelConfig(hidden_size=1024, num_hidden_layers=24)
-
-
-@recipe
-def bert_base_whole() -> Config:
-    """BERT-Base, the original training: Table 1, row 2 (85 h on 32 V100)."""
-    return Config(model=_BASE, plan=PlanConfig(method="whole"))
-
-
-@recipe
-def bert_base_stacking() -> Config:
-    """BERT-Base by progressive stacking (Gong et al. 2019): Table 1, row 3 (63 h)."""
-    return Config(model=_BASE, plan=PlanConfig(method="stacking"))
-
-
-@recipe
-def bert_base_mslt() -> Config:
-    """BERT-Base by MSLT, 4 stages and a retraining of 200k steps each: Table 1, row 1 (40 h)."""
-    return Config(model=_BASE, plan=PlanConfig(method="mslt"))
-
-
-@recipe
-def bert_base_mslt_squad() -> Config:
-    """The same with the last 10 % of the steps at length 512, for SQuAD (section 4.2)."""
-    return Config(model=_BASE, plan=PlanConfig(method="mslt", long_share=0.1))
-
-
-@recipe
-def bert_base_mslt_without_retraining() -> Config:
-    """BERT-Base by MSLT without the retrain stage, 800k steps: Table 4, row 1 (26 h)."""
-    return Config(steps=800_000, model=_BASE, plan=PlanConfig(method="mslt", retrain=0.0))
-
-
-@recipe
-def bert_base_whole_480k() -> Config:
-    """BERT-Base, the original training in the time of MSLT's 1M steps: Table 2, row 2 (41 h)."""
-    return replace(bert_base_whole(), steps=480_000)
-
-
-@recipe
-def bert_large_whole() -> Config:
-    """BERT-Large, the original training: Table 1, row 5 (188 h)."""
-    return Config(model=_LARGE, plan=PlanConfig(method="whole"))
-
-
-@recipe
-def bert_large_stacking() -> Config:
-    """BERT-Large by progressive stacking (Gong et al. 2019): Table 1, row 6 (136 h)."""
-    return Config(model=_LARGE, plan=PlanConfig(method="stacking"))
-
-
-@recipe
-def bert_large_mslt() -> Config:
-    """BERT-Large by MSLT, 4 stages and a retraining of 200k steps each: Table 1, row 4 (84 h)."""
-    return Config(model=_LARGE, plan=PlanConfig(method="mslt"))
-
-
-@recipe
-def bert_large_mslt_squad() -> Config:
-    """The same with the last 10 % of the steps at length 512, for SQuAD (section 4.2)."""
-    return Config(model=_LARGE, plan=PlanConfig(method="mslt", long_share=0.1))
-
-
-@recipe
-def bert_large_mslt_without_retraining() -> Config:
-    """BERT-Large by MSLT without the retrain stage, 800k steps: Table 4, row 3 (54 h)."""
-    return Config(steps=800_000, model=_LARGE, plan=PlanConfig(method="mslt", retrain=0.0))
-
-
-@recipe
-def bert_large_mslt_500k() -> Config:
-    """BERT-Large by MSLT, 500k steps: Table 2, row 3 (42 h)."""
-    return replace(bert_large_mslt(), steps=500_000)
-
-
-@recipe
-def bert_large_whole_230k() -> Config:
-    """BERT-Large, the original training in the time of MSLT's 500k steps: Table 2, row 4 (42 h)."""
-    return replace(bert_large_whole(), steps=230_000)
-
-
-def _for_one_cpu(method: str, hidden_size: int, seq_len: int, lr: float) -> Config:
-    """Twelve narrow layers at rates and initial weights that they learn with (docs/choices.md).
+def _for_one_cpu(hidden_size: int, seq_len: int, lr: float, layers: int = 12) -> Config:
+    """Narrow layers at rates and initial weights that they learn with (docs/choices.md).
 
     No dropout, since less than an epoch or a few are seen: there is little to overfit.
     """
@@ -113,7 +34,7 @@ def _for_one_cpu(method: str, hidden_size: int, seq_len: int, lr: float) -> Conf
         save_every=200,
         model=ModelConfig(
             hidden_size=hidden_size,
-            num_hidden_layers=12,
+            num_hidden_layers=layers,
             max_position_embeddings=512,
             hidden_dropout_prob=0.0,
             attention_probs_dropout_prob=0.0,
@@ -121,57 +42,142 @@ def _for_one_cpu(method: str, hidden_size: int, seq_len: int, lr: float) -> Conf
             # BERT-Base's 0.02, in proportion to the root of the width.
             initializer_range=round(0.02 * (768 / hidden_size) ** 0.5, 3),
         ),
-        plan=PlanConfig(method=method, seq_len=seq_len),  # type: ignore[arg-type]
+        plan=PlanConfig(seq_len=seq_len),
         schedule=Schedule(lr=lr, warmup_steps=100, shape="wsd"),
         optimizer=OptimizerConfig(name="adamw"),
     )
 
 
-@recipe
-def bert_tiny_whole() -> Config:
-    """12 layers, 128 wide, length 64, trained whole: minutes on one CPU."""
-    return _for_one_cpu("whole", 128, 64, 7e-4)
+@dataclass(frozen=True)
+class _Shape:
+    """A model and how it is trained, whatever the plan.
+
+    Args:
+        title: what it is, for people.
+        config: everything but the plan's method, with the steps of a whole training.
+    """
+
+    title: str
+    config: Config
 
 
-@recipe
-def bert_tiny_stacking() -> Config:
-    """12 layers, 128 wide, length 64, by progressive stacking."""
-    return _for_one_cpu("stacking", 128, 64, 7e-4)
+_SHAPES = {
+    "bert_base": _Shape("BERT-Base", Config(model=ModelConfig(hidden_size=768))),
+    "bert_large": _Shape(
+        "BERT-Large", Config(model=ModelConfig(hidden_size=1024, num_hidden_layers=24))
+    ),
+    "bert_tiny": _Shape("12 layers of 128, length 64, on one CPU", _for_one_cpu(128, 64, 7e-4)),
+    "bert_small": _Shape("12 layers of 256, length 128", _for_one_cpu(256, 128, 5e-4)),
+    "bert_deep": _Shape(
+        "24 layers of 128, length 64, on one CPU", _for_one_cpu(128, 64, 5e-4, layers=24)
+    ),
+}
+_TWINS = {"bert_base": "bert_tiny", "bert_large": "bert_deep"}  # the same rows on one CPU
+
+_PLANS: dict[Method, str] = {
+    "whole": "the original training",
+    "stacking": "progressive stacking (Gong et al. 2019)",
+    "mslt": "MSLT",
+}
 
 
-@recipe
-def bert_tiny_mslt() -> Config:
-    """12 layers, 128 wide, length 64, by MSLT."""
-    return _for_one_cpu("mslt", 128, 64, 7e-4)
+@dataclass(frozen=True)
+class _Row:
+    """A row of one of the paper's tables.
+
+    Args:
+        shape: a key of `_SHAPES`.
+        method: of the plan.
+        where: in the paper.
+        hours: it took there on 32 V100, where the paper says so.
+        kind: what tells it from other rows of shape and method, for its name.
+        share: of a whole training's steps that it takes.
+        plan: further fields of the plan.
+    """
+
+    shape: str
+    method: Method
+    where: str
+    hours: int | None = None
+    kind: str = ""
+    share: float = 1.0
+    plan: Mapping[str, Any] = field(default_factory=dict)
+
+    def register(self, shape: str) -> None:
+        """Make a recipe of it for one shape: the paper's, or one that is small."""
+        look = _SHAPES[shape]
+        steps = round(self.share * look.config.steps)
+        name = f"{shape}_{self.method}"
+        if self.kind:
+            name += f"_{self.kind}"
+        elif self.share != 1:
+            name += f"_{steps // 1000}k" if steps >= 100_000 else f"_{steps}"
+        hours = f" ({self.hours} h on 32 V100)" if self.hours and shape == self.shape else ""
+
+        def make() -> Config:
+            plan = replace(look.config.plan, method=self.method, **self.plan)
+            return replace(look.config, steps=steps, plan=plan)
+
+        make.__name__ = name
+        make.__doc__ = f"{look.title}, {self._says()}: {self.where}{hours}."
+        recipe(make)
+
+    def _says(self) -> str:
+        says = _PLANS[self.method]
+        if self.kind == "without_retraining":
+            return f"{says} without the retrain stage"
+        return (
+            f"{says}, the last tenth of the steps at length 512" if self.kind == "squad" else says
+        )
 
 
-@recipe
-def bert_small_whole() -> Config:
-    """12 layers, 256 wide, length 128, trained whole: an hour or two on one CPU."""
-    return _for_one_cpu("whole", 256, 128, 5e-4)
+def _squad(shape: str, method: Method, row: int) -> _Row:
+    where = f"Table 1, row {row}, for SQuAD (section 4.2)"
+    return _Row(shape, method, where, kind="squad", plan={"long_share": 0.1})
 
 
-@recipe
-def bert_small_stacking() -> Config:
-    """12 layers, 256 wide, length 128, by progressive stacking."""
-    return _for_one_cpu("stacking", 256, 128, 5e-4)
+def _bare(shape: str, where: str, hours: int) -> _Row:
+    plan = {"retrain": 0.0}
+    return _Row(shape, "mslt", where, hours, "without_retraining", share=0.8, plan=plan)
 
 
-@recipe
-def bert_small_mslt() -> Config:
-    """12 layers, 256 wide, length 128, by MSLT."""
-    return _for_one_cpu("mslt", 256, 128, 5e-4)
+_PAPER = (
+    _Row("bert_base", "whole", "Table 1, row 2; Table 5, row 2", 85),
+    _Row("bert_base", "stacking", "Table 1, row 3", 63),
+    _Row("bert_base", "mslt", "Tables 1, 2 and 5, row 1; Table 4, row 2", 40),
+    _squad("bert_base", "whole", 2),
+    _squad("bert_base", "stacking", 3),
+    _squad("bert_base", "mslt", 1),
+    _bare("bert_base", "Table 4, row 1", 26),
+    _Row("bert_base", "whole", "Table 2, row 2", 41, share=0.48),
+    _Row("bert_large", "whole", "Table 1, row 5; Table 5, row 4", 188),
+    _Row("bert_large", "stacking", "Table 1, row 6", 136),
+    _Row("bert_large", "mslt", "Table 1, row 4; Table 4, row 4; Table 5, row 3", 84),
+    _squad("bert_large", "whole", 5),
+    _squad("bert_large", "stacking", 6),
+    _squad("bert_large", "mslt", 4),
+    _bare("bert_large", "Table 4, row 3", 54),
+    _Row("bert_large", "mslt", "Table 2, row 3", 42, share=0.5),
+    _Row("bert_large", "whole", "Table 2, row 4", 42, share=0.23),
+)
+
+for _row in _PAPER:
+    _row.register(_row.shape)
+for _row in _PAPER:
+    _row.register(_TWINS[_row.shape])
+for _method in _PLANS:
+    _Row("bert_small", _method, "an hour or two on one CPU").register("bert_small")
 
 
-def _demo(method: str, shares: list[float] | None = None) -> Config:
+def _demo(method: Method, shares: list[float] | None = None) -> Config:
     """Small enough for two runs in minutes on two cores without bf16; see `mslt.demo`."""
-    config = _for_one_cpu(method, 64, 32, 8e-4)
+    config = _for_one_cpu(64, 32, 8e-4)
     return replace(
         config,
         steps=1000,
         batch_size=32,
         model=replace(config.model, num_attention_heads=2),
-        plan=replace(config.plan, shares=shares),
+        plan=replace(config.plan, method=method, shares=shares),
     )
 
 
