@@ -252,7 +252,7 @@ def test_help_beside_a_recipe_gives_that_recipes_values(capsys):
 
 WRONG = {
     "prapare": "unknown command prapare; did you mean prepare?",
-    "frobnicate": "unknown command frobnicate; the commands are prepare, pretrain,",
+    "frobnicate": "unknown command frobnicate; the commands are prepare, plan,",
     "--steps 3": "unknown option --steps; the commands are",
     "prepare --out s": "SOURCE is missing: mslt prepare SOURCE...",
     "prepare a.txt": "--out is missing: mslt prepare SOURCE... --out STORE",

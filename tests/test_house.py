@@ -15,7 +15,7 @@ SOURCE = ROOT / "src" / "mslt"
 # A module may import from its own row and from the rows above it. A name covers what is in it.
 ROWS = (
     ("files", "background", "foreign", "records", "phases", "guard", "signals"),
-    ("schedule", "plan", "config", "layout", "options", "recipes", "cost", "room"),
+    ("schedule", "plan", "config", "layout", "options", "recipes", "cost", "room", "words"),
     ("data",),
     ("initial", "dropout", "world"),
     ("attention",),
@@ -24,7 +24,7 @@ ROWS = (
     ("prefix", "reducer", "huggingface"),
     ("cache", "pretrained"),
     ("trainer", "run"),
-    ("console", "job", "pretrain", "resume", "rehearsal", "launch"),
+    ("forecast", "console", "job", "pretrain", "resume", "rehearsal", "launch"),
     ("analysis",),
     ("card", "export"),
     ("demo",),

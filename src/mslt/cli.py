@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import mslt
 from mslt import foreign
-from mslt.commands import demo, export, prepare, pretrain, recipes
+from mslt.commands import demo, export, plan, prepare, pretrain, recipes
 from mslt.options import did_you_mean
 
 OK, WRONG, INTERRUPTED, NOBODY_READS = 0, 2, 130, 141  # as a shell counts signals
@@ -78,6 +78,7 @@ def _dispatch(words: list[str]) -> int:
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "prepare": prepare.command,
+    "plan": plan.command,
     "pretrain": pretrain.command,
     "export": export.command,
     "recipes": recipes.command,

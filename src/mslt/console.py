@@ -12,6 +12,7 @@ from tqdm import tqdm
 from mslt.config import Config
 from mslt.plan import Plan, Stage
 from mslt.run import Run
+from mslt.words import describe, duration
 
 LINE_SECONDS = 10.0  # between plain lines
 
@@ -165,23 +166,3 @@ class Remaining:
 
 def _cost(stage: Stage) -> float:
     return (stage.depth + 2 * (stage.depth - stage.learns_from)) * stage.seq_len
-
-
-def describe(stage: Stage) -> str:
-    """A stage in a few words."""
-    learns = stage.depth - stage.learns_from
-    which = "all learn" if learns == stage.depth else f"the top {learns} learn"
-    return f"{stage.depth} layers, {which}, length {stage.seq_len}"
-
-
-def duration(seconds: float) -> str:
-    """A time span as people write it: 45 s, 12 min, 3 h 20 min, 2 d 4 h."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 90:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 48:
-        return f"{hours} h {minutes} min"
-    return f"{hours // 24} d {hours % 24} h"

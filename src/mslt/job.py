@@ -296,13 +296,22 @@ def pick_micro_batches(
     return tuple(min(size, config.batch_size // world.size) for size in sizes)
 
 
-def fitting_micro_batch(config: Config, seq_len: int, device: str, processes: int = 1) -> int:
+def fitting_micro_batch(
+    config: Config, seq_len: int, device: str, processes: int = 1, free: float | None = None
+) -> int:
     """What the config says, or else equal parts of the batch that suit the device.
 
     As many for each process; the same parts for 1, 2, 4, ... of them wherever there are enough.
     A CPU gains nothing beyond 4,096 tokens at once, which still share its caches. A GPU takes what
     half of its free memory holds: about 34 D + 5 L H values are saved per token and layer
     (Korthikanti et al. 2022, equation 1, at two bytes each).
+
+    Args:
+        config: the run.
+        seq_len: tokens per sequence.
+        device: where it runs.
+        processes: that share a batch.
+        free: bytes of a GPU that is not at hand; those of the device by default.
     """
     if config.micro_batch:
         return config.micro_batch
@@ -311,7 +320,8 @@ def fitting_micro_batch(config: Config, seq_len: int, device: str, processes: in
         model = config.model
         width, heads = model.hidden_size, model.num_attention_heads
         per_token = model.num_hidden_layers * (34 * width + 5 * seq_len * heads)
-        tokens = max(seq_len, int(torch.cuda.mem_get_info(device)[0] * 0.5 / per_token))
+        free = torch.cuda.mem_get_info(device)[0] if free is None else free
+        tokens = max(seq_len, int(free * 0.5 / per_token))
     most = min(max(1, tokens // seq_len), config.batch_size)
     parts = math.ceil(config.batch_size / most / processes) * processes
     return math.ceil(config.batch_size / parts)

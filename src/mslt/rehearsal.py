@@ -15,7 +15,7 @@ from statistics import median
 
 import torch
 
-from mslt.console import Console, describe, duration
+from mslt.console import Console
 from mslt.data.store import TokenStore
 from mslt.files import gigabytes
 from mslt.job import Job
@@ -26,6 +26,7 @@ from mslt.pretrain import Done, train
 from mslt.room import run_bytes
 from mslt.run import Run
 from mslt.schedule import Schedule
+from mslt.words import describe, duration
 
 STEPS = 4  # of each stage: its first two and its last two
 LONG = 10_000  # steps from which on a run is rehearsed unasked, which costs it 0.2 % at most

@@ -13,11 +13,9 @@ from mslt.recipes import RECIPES
 def command(argv: list[str]) -> int:
     """Train on a token store by a recipe; --resume goes on."""
     options = _options()
-    for word in argv:
-        if word in RECIPES:
-            options.set_defaults(_recipe(word))
+    show_recipe(options, argv)
     given = options.parse(argv)
-    values = _values(options, given)
+    values = chosen(options, given)
     config = Config.from_dict(unflatten(values))
     if given.get("print_config"):
         print(yaml.safe_dump(unflatten(values), sort_keys=False), end="")
@@ -86,7 +84,14 @@ def _options() -> Options:
     return options
 
 
-def _values(options: Options, given: Values) -> Values:
+def show_recipe(options: Options, argv: list[str]) -> None:
+    """Let the help show the values of the recipe that is named."""
+    for word in argv:
+        if word in RECIPES:
+            options.set_defaults(_recipe(word))
+
+
+def chosen(options: Options, given: Values) -> Values:
     """Every field's value: the recipe's or the resumed run's, then the file's, then the given."""
     name = given.get("recipe")
     if name is not None and name not in RECIPES:
