@@ -2,10 +2,11 @@
 
 import multiprocessing
 import os
-import socket
 import traceback
 from collections.abc import Callable
 from typing import Any
+
+from torch.distributed import TCPStore
 
 _START = multiprocessing.get_context("forkserver")
 _START.set_forkserver_preload(["mslt.pretrain", "torch.distributed", "processes"])
@@ -15,11 +16,11 @@ SECONDS = 60
 def together(size: int, work: Callable[..., Any], *args: Any) -> list[Any]:
     """Call `work(*args)` in each of `size` processes; what each returned, or its SystemExit's code.
 
-    `work` is a module's function, which calls `mslt.world.joined`.
+    `work` is a module's function, which calls `mslt.world.joined`. As with torchrun, where they
+    find each other is none of theirs, so that it outlives each.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    port = store.port
     pipes = [_START.Pipe(duplex=False) for _ in range(size)]
     processes = [
         _START.Process(target=_one, args=(rank, size, port, pipes[rank][1], work, args))
@@ -51,6 +52,7 @@ def _one(rank: int, size: int, port: int, pipe: Any, work: Callable[..., Any], a
         "WORLD_SIZE": str(size),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
     }
     try:
         pipe.send((False, work(*args)))

@@ -14,14 +14,17 @@ SOURCE = ROOT / "src" / "mslt"
 
 # A module may import from its own row and from the rows above it. A name covers what is in it.
 ROWS = (
-    ("files", "background", "foreign", "records", "phases", "guard", "signals"),
+    (
+        *("files", "background", "foreign", "records", "phases", "guard", "signals"),
+        *("launcher", "watchdog"),
+    ),
     ("schedule", "plan", "config", "layout", "options", "recipes", "cost", "room", "words"),
     ("data",),
     ("initial", "dropout", "world"),
     ("attention",),
     ("model", "optim", "machine"),
     ("growth", "objective", "checkpoint"),
-    ("prefix", "reducer", "huggingface"),
+    ("prefix", "reducer", "huggingface", "replicas"),
     ("cache", "pretrained"),
     ("trainer", "run"),
     ("forecast", "console", "job", "pretrain", "resume", "rehearsal", "launch"),

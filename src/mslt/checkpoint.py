@@ -214,10 +214,18 @@ def state_files(state: State) -> dict[str, Content]:
     for name, moment in state.moments.items():
         tensors[f"{name}/mean"] = moment.mean
         tensors[f"{name}/square"] = moment.square
-    updates = {name: moment.updates for name, moment in state.moments.items()}
-    facts = {"step": state.step, "seconds": state.seconds, "updates": updates}
-    facts["watch"] = asdict(state.watch)
-    return _model_files(state.model, facts) | {MOMENTS: tensors}
+    return _model_files(state.model, state_facts(state)) | {MOMENTS: tensors}
+
+
+def state_facts(state: State) -> dict[str, Any]:
+    """What state.json says of a checkpoint: all that is no tensor."""
+    return {
+        "depth": state.model.depth,
+        "step": state.step,
+        "seconds": state.seconds,
+        "updates": {name: moment.updates for name, moment in state.moments.items()},
+        "watch": asdict(state.watch),
+    }
 
 
 def load_state(path: Path, config: ModelConfig) -> State:
@@ -239,9 +247,24 @@ def load_state(path: Path, config: ModelConfig) -> State:
         name: Moment(tensors[f"{name}/mean"], tensors[f"{name}/square"], count)
         for name, count in updates.items()
     }
-    watch = facts["watch"]
-    watch["recent"] = tuple((loss, norm) for loss, norm in watch["recent"])
-    return State(facts["step"], model, moments, facts["seconds"], Watch(**watch))
+    return _described(facts, model, moments)
+
+
+def blank_state(facts: Mapping[str, Any], config: ModelConfig) -> State:
+    """The state that state.json's facts describe, whose tensors are still to be filled."""
+    model = Encoder(config, facts["depth"])
+    weights = model.state_dict()
+    moments = {
+        name: Moment(torch.zeros_like(weights[name]), torch.zeros_like(weights[name]), count)
+        for name, count in facts["updates"].items()
+    }
+    return _described(facts, model, moments)
+
+
+def _described(facts: Mapping[str, Any], model: Encoder, moments: Moments) -> State:
+    recent = tuple((loss, norm) for loss, norm in facts["watch"]["recent"])
+    watch = Watch(**{**facts["watch"], "recent": recent})
+    return State(facts["step"], model, moments, facts["seconds"], watch)
 
 
 def _read_facts(path: Path, schema: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 import mslt
+from mslt import launcher
 from mslt.cache import PrefixCache, Visits
 from mslt.checkpoint import State
 from mslt.config import Config
@@ -80,16 +81,17 @@ class Job:
             began: run.json of a run that goes on, or a part of it. Precision and micro-batches,
                 which decide how sums are rounded, are as they were then, whatever this machine
                 would choose.
-            world: where it runs; alone on the config's device by default.
+            world: where it runs; alone on the config's device by default. All its processes call
+                this at once, and what the machine decides the main process decides for all.
 
         Raises:
-            ValueError: the store, the config and the machine do not fit together.
+            ValueError: the store, the config and the machine do not fit together, or the processes
+                differ in what they were given.
         """
         began = began or {}
         config = config.with_vocabulary(store.vocab_size)
         plan = config.stages()
         world = world or World(device=pick_device(config.device))
-        device = world.device
         refuse_too_many(world, config)
         vocabulary = read_vocabulary(store.path / "tokenizer")
         instances = Instances(
@@ -107,21 +109,22 @@ class Job:
             for i in range(config.eval_batches)
         ]
         frequencies = log_frequencies(store.unigrams)
-        precision = began.get("precision") or pick_precision(config.precision, device)
-        prefix = began.get("prefix") or prefix_wanted(config, precision)
-        return cls(
+        chosen = json.loads(world.tell(json.dumps(choices(config, plan, began, world))))
+        job = cls(
             config=config,
             plan=plan,
             world=world,
-            precision=precision,
-            prefix=pick_kind(prefix, device),
+            precision=chosen["precision"],
+            prefix=chosen["prefix"],
             instances=instances,
             heldout=heldout,
             baseline=unigram_loss(frequencies, heldout),
             frequencies=frequencies,
             store_sha256=store_hash(store),
-            micro_batches=pick_micro_batches(config, plan, began, world),
+            micro_batches=tuple(chosen["micro_batches"]),
         )
+        world.agree(job.agreement())
+        return job
 
     def settings(self, index: int) -> Settings:
         """How the steps of stage `index` are computed."""
@@ -180,6 +183,11 @@ class Job:
         seq_len, rows = self.plan.stages[index].seq_len, self.rows(index)
         return lru_cache(maxsize=2)(lambda step: self.instances.batch(step, seq_len, rows))
 
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether forward-only layers are passed early, while gradients travel."""
+        return self.config.look_ahead and self.world.size > 1
+
     def agreement(self) -> list[tuple[str, str]]:
         """Name and value of what must be the same in every process."""
         facts = {
@@ -189,6 +197,9 @@ class Job:
             "precision": self.precision,
             "prefix": self.prefix,
             "micro_batches": self.micro_batches,
+            # Others round sums in other ways, and weights would drift apart.
+            "threads": torch.get_num_threads(),
+            "kernels": kernels(self.world.device),
             **flatten(self.config.to_dict()),
         }
         return [(name, str(value)) for name, value in facts.items() if name != "device"]
@@ -211,6 +222,8 @@ class Job:
             "tokenizer_sha256": store.manifest["files"]["tokenizer/tokenizer.json"]["sha256"],
             "text": store.manifest["counts"],
             "device": self.world.device,
+            "processes": self.world.size,
+            "launch": launcher.identity(),
             "precision": self.precision,
             "prefix": self.prefix,
             "stages": [asdict(stage) for stage in self.plan.stages],
@@ -218,6 +231,24 @@ class Job:
             "baseline_mlm_loss": self.baseline,
             "baseline_pair_accuracy": majority_share(self.heldout) if pairs else None,
         }
+
+
+def choices(config: Config, plan: Plan, began: Mapping[str, Any], world: World) -> dict[str, Any]:
+    """What is as it was when the run began, or else what the machine decides."""
+    precision = began.get("precision") or pick_precision(config.precision, world.device)
+    prefix = began.get("prefix") or prefix_wanted(config, precision)
+    return {
+        "precision": precision,
+        "prefix": pick_kind(prefix, world.device),
+        "micro_batches": pick_micro_batches(config, plan, began, world),
+    }
+
+
+def kernels(device: str) -> str:
+    """What decides how this process rounds."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    return torch.backends.cpu.get_cpu_capability()
 
 
 def prefix_wanted(config: Config, precision: Precision) -> str:

@@ -1,4 +1,4 @@
-"""What a step is doing now, and how long each part of it takes. Imports no torch."""
+"""What a process is doing now, and how long each part of it takes. Imports no torch."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -8,6 +8,9 @@ from contextlib import contextmanager
 class Phases:
     """Names the phase that runs, and adds up its seconds.
 
+    `step` is what the phase belongs to, where there is one, and `changes` counts how often a phase
+    began or ended, so that who watches sees whether anything moves.
+
     Args:
         now: a clock in seconds; on a GPU, one that waits until the device is done. None only names
             the phases, which costs nothing.
@@ -15,6 +18,8 @@ class Phases:
 
     def __init__(self, now: Callable[[], float] | None = None) -> None:
         self.current = "idle"
+        self.step: int | None = None
+        self.changes = 0
         self.seconds: dict[str, float] = {}
         self._now = now
 
@@ -22,11 +27,13 @@ class Phases:
     def __call__(self, name: str) -> Iterator[None]:
         """`with phases("forward"):` names, and times, what runs inside."""
         before, self.current = self.current, name
+        self.changes += 1
         start = self._now() if self._now else 0.0
         try:
             yield
         finally:
             self.current = before
+            self.changes += 1
             if self._now:
                 self.seconds[name] = self.seconds.get(name, 0.0) + self._now() - start
 

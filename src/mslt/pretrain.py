@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from mslt.machine import forget_peak, peak
 from mslt.model import Encoder
 from mslt.optim import Moment, Moments
 from mslt.plan import Stage
+from mslt.replicas import checksums, hand_out, structure
 from mslt.run import Clock, Run
 from mslt.trainer import Trainer
 
@@ -40,6 +42,9 @@ class Done:
 
 def train(job: Job, state: State, run: Run, console: Console) -> Iterator[Done]:
     """The loop: yields after every step, so that the caller may stop, or interleave runs.
+
+    Of several processes each goes through it, with its own part of every batch; the main one writes
+    the run's folder.
 
     Where training diverges, it goes back once to the last checkpoint from before the trouble and
     passes over the data on which it came about.
@@ -71,6 +76,7 @@ def _stages(
     for index, stage, steps in job.plan.remaining(state.step):
         model, moments = enter_stage(job, state, index)
         freeze(model, stage.learns_from, pair_head=job.config.instances.pair != "none")
+        job.world.agree(structure(model))
         settings = job.settings(index)
         keep = cache.stage(index, model, settings.group) if cache else None
         trainer = Trainer(model, settings, moments, job.world, keep)
@@ -78,12 +84,18 @@ def _stages(
         forget_peak(job.world.device)
         if len(steps) == stage.steps:
             guard.enter_stage()
+        batches = job.batches(index)
         mark = (steps.start, clock.seconds)
         for step in steps:
             run.check()
+            job.world.phases.step = step + 1
             with clock.running():
-                batch = job.instances.batch(step + guard.watch.passed_over, stage.seq_len)
-                metrics = trainer.step(step, batch, job.plan.lr(step), guard.accept)
+                place = step + guard.watch.passed_over
+                ahead = job.looks_ahead and step + 1 < steps.stop
+                upcoming = partial(batches, place + 1) if ahead else None
+                metrics = trainer.step(
+                    step, batches(place), job.plan.lr(step), guard.accept, upcoming
+                )
             done = Done(step + 1, index, stage, trainer, clock, guard.watch)
             console.advance(step + 1)
             last = step + 1 == steps.stop
@@ -100,13 +112,15 @@ def _stages(
             if evaluates or saves:
                 refuse_broken_weights(done)
             if evaluates:
-                run.record("heldout", step + 1, heldout(job, done, console))
-            if last:
-                run.save_stage(index, job.plan, model, _summary(run, done))
-            if saves:
-                run.save(done.state())
-            if last:
-                run.wait()
+                measured = heldout(job, done, console)
+                run.record("heldout", step + 1, measured)
+            with job.world.phases("saving"):
+                if last:
+                    run.save_stage(index, job.plan, model, _summary(done, measured))
+                if saves:
+                    run.save(done.state())
+                if last:
+                    run.wait()
             yield done
         state = done.state()
 
@@ -162,9 +176,10 @@ def _place(done: Done) -> dict[str, Any]:
 
 
 def _rates(job: Job, done: Done, mark: tuple[int, float]) -> dict[str, Any]:
-    """Where a logged step stands, tokens per second since the one before it, and memory.
+    """Where a logged step stands, tokens per second since the one before it, memory and traffic.
 
-    The memory is the most that was in use since the stage began, or was gone on with.
+    The memory is the most that was in use since the stage began, or was gone on with; the traffic,
+    bytes of gradients that this process hands over in a step to be summed up over all.
     """
     step, seconds = mark
     tokens = (done.step - step) * job.config.batch_size * done.stage.seq_len
@@ -173,13 +188,15 @@ def _rates(job: Job, done: Done, mark: tuple[int, float]) -> dict[str, Any]:
         "seq_len": done.stage.seq_len,
         "tokens_per_second": tokens / max(done.clock.seconds - seconds, 1e-9),
         "memory": peak(job.world.device),
+        "reduced_bytes": done.trainer.reducer.bytes,
         **_place(done),
     }
 
 
-def _summary(run: Run, done: Done) -> dict[str, Any]:
+def _summary(done: Done, measured: dict[str, Any]) -> dict[str, Any]:
     """What a stage's folder remembers: where it ended and how well."""
-    return {"step": done.step, "seconds": done.clock.seconds, "heldout": run.heldout()[-1]}
+    heldout = {"kind": "heldout", "step": done.step, **measured}
+    return {"step": done.step, "seconds": done.clock.seconds, "heldout": heldout}
 
 
 def _passed_over(run: Run, console: Console, done: Done, guard: Guard) -> None:
@@ -192,7 +209,9 @@ def _passed_over(run: Run, console: Console, done: Done, guard: Guard) -> None:
 
 def _gone_back(job: Job, run: Run, console: Console, trouble: Diverged) -> State:
     """The last good state from before the trouble, to go on from with the data behind it."""
-    state = run.back_to(trouble.sound) or job.first_state()
+    found = job.world.first_alone(lambda: run.back_to(trouble.sound) or job.first_state())
+    state = hand_out(job.world, found, job.config.model)
+    assert state is not None
     over = trouble.step - state.step
     run.rewind(state.step)
     values = {"reason": trouble.reason, "from": trouble.step, "passed_over": over}
@@ -201,7 +220,6 @@ def _gone_back(job: Job, run: Run, console: Console, trouble: Diverged) -> State
         f"{trouble.reason} at step {trouble.step:,}: training has diverged; going back, once, to "
         f"step {state.step:,} and passing over the {over:,} batches behind it"
     )
-    state.model.to(job.world.device)
     return replace(state, watch=replace(state.watch, refused=0, passed_over=over))
 
 
@@ -216,11 +234,13 @@ def _where(job: Job, trouble: Diverged, watch: Watch) -> str:
 
 
 def refuse_broken_weights(done: Done) -> None:
-    """Stop before weights that are not finite are measured or kept.
+    """Stop before weights that are not finite, or not the same in all processes, are kept.
 
     Raises:
-        Diverged: there are some.
+        Diverged: some are not finite.
+        ValueError: naming a tensor that differs.
     """
+    done.trainer.world.agree(checksums(done.trainer.model))
     if not torch.isfinite(done.trainer.optimizer.weights).all():
         refuse_nonfinite({"a weight": math.nan}, done.step)
 

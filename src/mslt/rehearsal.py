@@ -63,19 +63,19 @@ def rehearse(job: Job, store: TokenStore, out: Path) -> None:
         ValueError: a stage does not fit into memory.
         OSError: the disk is full or not writable.
     """
-    print(f"rehearsal, {STEPS} steps of each stage on a model that is thrown away:", flush=True)
+    say = Console(job.plan, job.config.batch_size, quiet=not job.world.main).say
+    say(f"rehearsal, {STEPS} steps of each stage on a model that is thrown away:")
     seconds, stretch = 0.0, None
     for stretch in stretches(job, store, out.absolute().with_name(f".{out.name}.rehearsal")):
         stage = job.plan.stages[stretch.index]
         seconds += stretch.seconds * stage.steps
         memory = "" if stretch.memory is None else f", {gigabytes(stretch.memory)} of memory"
-        print(
+        say(
             f"  stage {stretch.index + 1}: {describe(stage)}: {stretch.seconds:.3g} s a step"
-            f"{memory}; {stage.steps:,} steps: {duration(stretch.seconds * stage.steps)}",
-            flush=True,
+            f"{memory}; {stage.steps:,} steps: {duration(stretch.seconds * stage.steps)}"
         )
     assert stretch is not None
-    _foretell(job, out, seconds, seconds_to_evaluate(job, stretch.done))
+    say(_foretold(job, out, seconds, seconds_to_evaluate(job, stretch.done)))
 
 
 def stretches(job: Job, store: TokenStore, folder: Path, steps: int = STEPS) -> Iterator[Stretch]:
@@ -91,15 +91,20 @@ def stretches(job: Job, store: TokenStore, folder: Path, steps: int = STEPS) -> 
         ValueError: a stage does not fit into memory.
         OSError: the disk is full or not writable.
     """
-    shutil.rmtree(folder, ignore_errors=True)
-    try:
-        yield from _stretches(job, _shortened(job, steps), store, folder)
-    finally:
+    short = _shortened(job, steps)
+
+    def new() -> Run:
         shutil.rmtree(folder, ignore_errors=True)
+        return Run.create(folder, short.config, short.facts(store), store.path / "tokenizer")
+
+    try:
+        yield from _stretches(job, short, Run.shared(job.world, folder, short.config, new))
+    finally:
+        if job.world.main:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
-def _stretches(job: Job, short: Job, store: TokenStore, folder: Path) -> Iterator[Stretch]:
-    run = Run.create(folder, short.config, short.facts(store), store.path / "tokenizer")
+def _stretches(job: Job, short: Job, run: Run) -> Iterator[Stretch]:
     console = Console(short.plan, job.config.batch_size, quiet=True)
     device, took, before, index = job.world.device, list[float](), 0.0, 0
     forget_peak(device)
@@ -140,15 +145,15 @@ def seconds_to_evaluate(job: Job, done: Done) -> float:
     return time.perf_counter() - start
 
 
-def _foretell(job: Job, out: Path, training: float, evaluation: float) -> None:
+def _foretold(job: Job, out: Path, training: float, evaluation: float) -> str:
+    """When the run would end, and what it takes of the disk."""
     every = job.config.eval_every
     times = len(job.plan.stages) + (job.plan.steps // every if every else 0)
     end = datetime.now() + timedelta(seconds=training + times * evaluation)
     parent = next(folder for folder in out.absolute().parents if folder.exists())
-    print(
+    return (
         f"  {duration(training)} of training and {duration(times * evaluation)} of evaluation: "
         f"it would end on {end:%Y-%m-%d at %H:%M}\n"
         f"  {gigabytes(run_bytes(job.config))} of disk at most, of "
-        f"{gigabytes(shutil.disk_usage(parent).free)} that are free",
-        flush=True,
+        f"{gigabytes(shutil.disk_usage(parent).free)} that are free"
     )

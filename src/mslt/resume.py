@@ -5,6 +5,7 @@ longer as long as every step that is done would be the same by it. Everything el
 its name, unless that name is given as one to change.
 """
 
+import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -15,8 +16,10 @@ from mslt.job import Job, fitting_micro_batch
 from mslt.layout import step_of
 from mslt.options import did_you_mean, flatten
 from mslt.plan import Plan
+from mslt.replicas import hand_out
 from mslt.run import Run
 from mslt.trainer import pick_device, pick_precision
+from mslt.world import World
 
 # What makes a plan longer; a store and a tokenizer are no options, and have names of their own.
 LENGTHENING = frozenset(("steps", "plan.retrain", "plan.shares"))
@@ -24,9 +27,15 @@ STORE, TOKENIZER = "store", "tokenizer"
 
 
 def reopen(
-    config: Config, store: TokenStore, run: Run, allow_change: Collection[str] = ()
+    config: Config,
+    store: TokenStore,
+    run: Run,
+    allow_change: Collection[str] = (),
+    world: World | None = None,
 ) -> tuple[Job, State]:
     """What a run that is locked goes on with, and the state to go on from.
+
+    The main process alone reads the run's folder; it tells the others.
 
     Args:
         config: of the run that goes on.
@@ -34,30 +43,39 @@ def reopen(
         run: its folder.
         allow_change: names of options that may differ from what the run began with, and `store`
             and `tokenizer`.
+        world: the processes, which may be more or fewer than those that it began with.
 
     Raises:
         ValueError: naming what is not as it was when the run began.
     """
+    world = world or World(device=pick_device(config.device))
     config = config.with_vocabulary(store.vocab_size)
     _refuse_unknown(allow_change, config)
-    facts, plan = run.facts(), config.stages()
-    job = Job.prepare(config, store, _as_it_was(facts, config, plan, allow_change))
+    kept = world.first_alone(lambda: _as_it_was(run.facts(), config, allow_change, world))
+    job = Job.prepare(config, store, json.loads(world.tell(json.dumps(kept))), world)
+    found = world.first_alone(lambda: _go_on(job, store, run, allow_change))
+    state = hand_out(world, found, config.model)
+    assert state is not None
+    return job, state
+
+
+def _go_on(job: Job, store: TokenStore, run: Run, allow_change: Collection[str]) -> State:
+    """Refuse what differs, find the state to go on from, and write down that it is gone on from."""
+    facts, here = run.facts(), job.facts(store)
     _refuse_changes(run, job, allow_change)
-    _refuse_other_text(run, facts, job.facts(store), allow_change)
+    _refuse_other_text(run, facts, here, allow_change)
     if job.precision == "bf16" and pick_precision("auto", job.world.device) == "fp32":
         print("mslt: the run began in bf16 and goes on in it, which is slow here", flush=True)
     run.metrics()  # refuses a damaged file before anything is set aside
-    state = run.latest(config.model) or job.first_state()
-    _refuse_misfit(state, plan)
+    state = run.latest(job.config.model) or job.first_state()
+    _refuse_misfit(state, job.plan)
     run.rewind(state.step)
-    if state.step < plan.steps:
-        here = job.facts(store)
-        run.go_on(config, state.step, here)
-        run.match(plan)
+    if state.step < job.plan.steps:
+        run.go_on(job.config, state.step, here)
+        run.match(job.plan)
         if facts["tokenizer_sha256"] != here["tokenizer_sha256"]:
             run.take_tokenizer(store.path / "tokenizer")
-    state.model.to(job.world.device)
-    return job, state
+    return state
 
 
 def _refuse_unknown(names: Collection[str], config: Config) -> None:
@@ -69,10 +87,10 @@ def _refuse_unknown(names: Collection[str], config: Config) -> None:
 
 
 def _as_it_was(
-    facts: Mapping[str, Any], config: Config, plan: Plan, allow_change: Collection[str]
+    facts: Mapping[str, Any], config: Config, allow_change: Collection[str], world: World
 ) -> dict[str, Any]:
     """What the machine chose when the run began and still holds."""
-    kept = {}
+    kept, plan = {}, config.stages()
     if "precision" not in allow_change:
         kept["precision"] = facts["precision"]
     if not {"prefix", "prefix_cache"} & set(allow_change):
@@ -83,9 +101,9 @@ def _as_it_was(
         if [stage.seq_len for stage in plan.stages] == lengths:
             kept["micro_batches"] = facts["micro_batches"]
         else:
-            device = pick_device(config.device)
             kept["micro_batches"] = [
-                known.get(stage.seq_len) or fitting_micro_batch(config, stage.seq_len, device)
+                known.get(stage.seq_len)
+                or fitting_micro_batch(config, stage.seq_len, world.device, world.size)
                 for stage in plan.stages
             ]
     return kept

@@ -5,7 +5,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -35,6 +35,7 @@ from mslt.model import Encoder
 from mslt.options import flatten
 from mslt.plan import Plan
 from mslt.room import run_bytes, taken
+from mslt.world import World
 
 
 class Clock:
@@ -63,11 +64,14 @@ class Run:
     Args:
         path: the folder.
         config: resolved.
+        writes: whether this process writes in it. In the others of several, what would be written
+            is passed over, so that one loop serves all.
     """
 
-    def __init__(self, path: Path, config: Config) -> None:
+    def __init__(self, path: Path, config: Config, *, writes: bool = True) -> None:
         self.path = path
         self.config = config
+        self.writes = writes
         # Opened by the first value, so that reading a run's folder leaves it as it is.
         self._tensorboard: Any = None
         self._saved: int | None = None  # the newest step that has a good checkpoint, or is to have
@@ -112,6 +116,15 @@ class Run:
         """
         return cls(path, layout.read_config(path))
 
+    @classmethod
+    def shared(cls, world: World, path: Path, config: Config, made: Callable[[], "Run"]) -> "Run":
+        """The run that the main process creates or opens; in the others, one that writes nothing.
+
+        Raises:
+            ValueError: or OSError, what `made` raised; the other processes leave then.
+        """
+        return world.first_alone(made) or cls(path, config, writes=False)
+
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Keep other processes from training in this folder for the length of a `with` block.
@@ -122,6 +135,9 @@ class Run:
         Raises:
             ValueError: one does already.
         """
+        if not self.writes:
+            yield
+            return
         busy = f"{self.path} is in use: another process trains it"
         with locked(self.path / layout.LOCK, busy):
             sweep(self.path / "checkpoints")
@@ -145,8 +161,9 @@ class Run:
         _require_room_for(config, self.path, taken(self.path))
         facts = self.facts()
         changed = _changes(flatten(self.config.to_dict()), flatten(config.to_dict()))
-        resumed = {"step": step, "device": here["device"], "changed": changed, **machine()}
-        facts |= {key: value for key, value in here.items() if key != "device"}
+        now = {key: here[key] for key in ("device", "processes")}
+        resumed = {"step": step, **now, "changed": changed, **machine()}
+        facts |= {key: value for key, value in here.items() if key not in now}
         facts["resumed"] = [*facts.get("resumed", []), resumed]
         self.config = config
         write_text(self.path / layout.FACTS, to_json(facts, indent=1))
@@ -169,6 +186,8 @@ class Run:
             step: optimisation steps done.
             values: numbers; one that is not finite is written as null.
         """
+        if not self.writes:
+            return
         path = self.path / layout.METRICS
         with naming(path), path.open("a", encoding="utf-8") as file:
             file.write(to_json({"kind": kind, "step": step, **values}) + "\n")
@@ -193,6 +212,8 @@ class Run:
 
     def rewind(self, step: int) -> None:
         """Drop the lines of what came after `step`, which will happen again."""
+        if not self.writes:
+            return
         after = {"back": step - 1}  # having gone back to this step came after it
         kept = [line for line in self.metrics() if line["step"] <= after.get(line["kind"], step)]
         text = "".join(to_json(line) + "\n" for line in kept)
@@ -211,7 +232,7 @@ class Run:
         Raises:
             OSError: the disk has no room, or the checkpoint before could not be written.
         """
-        if state.step == self._saved:
+        if state.step == self._saved or not self.writes:
             return
         self.wait()  # so that there is never more than one copy
         files = state_files(state)
@@ -303,6 +324,8 @@ class Run:
 
     def save_stage(self, index: int, plan: Plan, model: Encoder, facts: Mapping[str, Any]) -> None:
         """Keep the model that stands at the end of stage `index` (counted from 0)."""
+        if not self.writes:
+            return
         path = layout.stage_folder(self.path, index + 1, plan.stages[index].depth)
         save_model(path, model, {"stage": index + 1, **facts})
 

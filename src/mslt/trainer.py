@@ -21,7 +21,6 @@ from mslt.growth import forward_only, learning
 from mslt.model import Encoder
 from mslt.objective import Inputs, losses, scores
 from mslt.optim import Moments, Optimizer
-from mslt.phases import Phases
 from mslt.prefix import Kind, Prefix
 from mslt.reducer import Reducer, Wire
 from mslt.world import World
@@ -110,7 +109,7 @@ class Trainer:
         self._compute = _half(model) if settings.precision == "bf16" else model
         self.prefix = Prefix(self._compute, forward_only(model), settings.prefix)
         self._pass_prefix = keep(self.prefix) if keep else self.prefix
-        self.phases = Phases()
+        self.phases = self.world.phases
         if settings.compile:
             _compile(self._compute, self.prefix)
         halves = dict(self._compute.named_parameters())

@@ -6,10 +6,9 @@ nothing. What travels is numbers and text, never pickled objects.
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import zip_longest
 from typing import Any
@@ -18,15 +17,24 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from mslt.launcher import launched, leave_quietly, local_rank
+from mslt.phases import Phases
+from mslt.watchdog import WAITING, Watchdog
+
 # After this long in one exchange torch gives the others up for lost.
 TIMEOUT = timedelta(minutes=10)
 
 
 class Sum:
-    """Tensors on their way: they hold the sum over all processes once `wait` returns."""
+    """Tensors on their way: they hold the sum over all processes once `wait` returns.
 
-    def __init__(self, work: Any = None) -> None:
-        self._work = work
+    Args:
+        world: that sums up, and is told that it waits.
+        work: torch's; None where there is nothing to wait for.
+    """
+
+    def __init__(self, world: "World | None" = None, work: Any = None) -> None:
+        self._world, self._work = world, work
 
     def done(self) -> bool:
         """Whether waiting would take no time."""
@@ -38,8 +46,8 @@ class Sum:
         Raises:
             ConnectionError: another process is gone, or has not come for TIMEOUT.
         """
-        if self._work is not None:
-            with lost_others():
+        if self._world is not None and self._work is not None:
+            with self._world.exchange():
                 self._work.wait()
 
 
@@ -52,12 +60,14 @@ class World:
         size: processes in all.
         device: what its tensors live on, as torch spells it (`cpu`, `cuda:0`).
         store: where processes leave notes for each other; None for one process.
+        phases: what this process does now.
     """
 
     rank: int = 0
     size: int = 1
     device: str = "cpu"
     store: dist.Store | None = None
+    phases: Phases = field(default_factory=Phases, compare=False)
 
     @property
     def main(self) -> bool:
@@ -73,20 +83,30 @@ class World:
         start, stop = (units * at // self.size * unit for at in (self.rank, self.rank + 1))
         return slice(min(start, count), min(stop, count))
 
+    @contextmanager
+    def exchange(self) -> Iterator[None]:
+        """What the others take part in, and may keep this process waiting for.
+
+        Raises:
+            ConnectionError: another process is gone, or has not come for TIMEOUT.
+        """
+        with self.phases(WAITING), lost_others():
+            yield
+
     def sum(self, tensor: Tensor) -> Sum:
         """Begin to add up a tensor over all processes, in place."""
         if self.size == 1:
             return Sum()
         with lost_others():
-            return Sum(dist.all_reduce(tensor, async_op=True))
+            return Sum(self, dist.all_reduce(tensor, async_op=True))
 
     def most(self, number: int) -> int:
         """The largest of all processes' numbers."""
         if self.size > 1:
             tensor = torch.tensor(number, device=self.device)
-            with lost_others():
+            with self.exchange():
                 dist.all_reduce(tensor, dist.ReduceOp.MAX)
-            number = int(tensor)
+                number = int(tensor)
         return number
 
     def barrier(self) -> None:
@@ -96,7 +116,7 @@ class World:
     def hand_out(self, tensor: Tensor) -> None:
         """Overwrite a tensor with the main process' own, which has the same shape and dtype."""
         if self.size > 1:
-            with lost_others():
+            with self.exchange():
                 dist.broadcast(tensor, 0)
 
     def tell(self, text: str | None) -> str:
@@ -132,7 +152,7 @@ class World:
         finally:
             failed = self.most(failed if self.main else 0)
         if failed:
-            raise SystemExit(2)
+            leave_quietly()
         return result
 
     def agree(self, facts: Sequence[tuple[str, str]]) -> None:
@@ -179,7 +199,7 @@ class Poll:
         if self._world.size == 1:
             return number
         before = 0
-        with lost_others():
+        with self._world.exchange():
             if self._work is not None:
                 self._work.wait()
                 before = int(self._asked)
@@ -202,14 +222,12 @@ def lost_others() -> Iterator[None]:
         raise ConnectionError(f"another process of the run is gone: {first}") from None
 
 
-def launched() -> bool:
-    """Whether torchrun, or something like it, has started this process as one of several."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
 @contextmanager
 def joined(device: str) -> Iterator[World]:
     """Take part in the run that torchrun has started this process for, or be alone.
+
+    Of what goes wrong in the block, the process that it first went wrong in tells; the others,
+    which lose their companion by it or meet the same, leave without a word.
 
     Args:
         device: `cpu`, or a GPU, instead of which each of several processes takes its own.
@@ -217,12 +235,13 @@ def joined(device: str) -> Iterator[World]:
     Raises:
         ValueError: the machine has fewer GPUs than processes.
         ConnectionError: the others cannot be reached.
+        SystemExit: where another process tells what went wrong.
     """
     if not launched():
         yield World(device=device)
         return
     if device.startswith("cuda"):
-        number = int(os.environ.get("LOCAL_RANK", os.environ["RANK"]))
+        number = local_rank()
         if number >= torch.cuda.device_count():
             raise ValueError(
                 f"process {number + 1} of this machine finds {torch.cuda.device_count()} GPUs: "
@@ -240,5 +259,20 @@ def joined(device: str) -> Iterator[World]:
             timeout=TIMEOUT,
             device_id=torch.device(device) if device.startswith("cuda") else None,
         )
-    yield World(rank, size, device, dist.PrefixStore("mslt", store.clone()))
+    notes = dist.PrefixStore("mslt", store.clone())
+    world = World(rank, size, device, notes)
+    with Watchdog(rank, size, world.phases, dist.PrefixStore("watch", store.clone())):
+        try:
+            yield world
+        except Exception:
+            if not _is_first(notes):
+                leave_quietly()
+            raise
     dist.destroy_process_group()  # not after an error, when others may never answer
+
+
+def _is_first(notes: dist.Store) -> bool:
+    """Whether nothing has gone wrong in another process yet, as far as can be known."""
+    with suppress(RuntimeError):  # who keeps the notes may be gone
+        return bool(notes.add("failed", 1) == 1)
+    return True

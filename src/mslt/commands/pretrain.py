@@ -6,29 +6,26 @@ import yaml
 
 from mslt import foreign
 from mslt.config import Config, ModelConfig
+from mslt.launcher import first_here_speaks
 from mslt.options import Options, Values, did_you_mean, flatten, unflatten
 from mslt.recipes import RECIPES
 
 
 def command(argv: list[str]) -> int:
     """Train on a token store by a recipe; --resume goes on."""
-    options = _options()
-    show_recipe(options, argv)
-    given = options.parse(argv)
-    values = chosen(options, given)
-    config = Config.from_dict(unflatten(values))
-    if given.get("print_config"):
-        print(yaml.safe_dump(unflatten(values), sort_keys=False), end="")
-        return 0
-    out = Path(options.need(given, "out"))
-    if given.get("allow_change") and not given.get("resume"):
-        raise ValueError("allow_change has no effect without --resume")
-    if given.get("rehearse") and given.get("resume"):
-        raise ValueError("rehearse has no effect with --resume: the run has begun")
-    data = _data_of(out, given) if given.get("resume") else Path(options.need(given, "data"))
-    from mslt.data.store import TokenStore
+    with first_here_speaks():
+        options = _options()
+        show_recipe(options, argv)
+        given = options.parse(argv)
+        values = chosen(options, given)
+        config = Config.from_dict(unflatten(values))
+        if given.get("print_config"):
+            print(yaml.safe_dump(unflatten(values), sort_keys=False), end="")
+            return 0
+        data, out = _places(options, given)
+        from mslt.data.store import TokenStore
 
-    config.with_vocabulary(TokenStore.open(data).vocab_size)
+        config.with_vocabulary(TokenStore.open(data).vocab_size)
 
     from mslt.launch import pretrain
 
@@ -43,6 +40,21 @@ def command(argv: list[str]) -> int:
     )
 
 
+def _places(options: Options, given: Values) -> tuple[Path, Path]:
+    """The token store and the run's folder.
+
+    Raises:
+        ValueError: one is missing, or an option has no effect.
+    """
+    out = Path(options.need(given, "out"))
+    if given.get("allow_change") and not given.get("resume"):
+        raise ValueError("allow_change has no effect without --resume")
+    if given.get("rehearse") and given.get("resume"):
+        raise ValueError("rehearse has no effect with --resume: the run has begun")
+    data = _data_of(out, given) if given.get("resume") else Path(options.need(given, "data"))
+    return data, out
+
+
 def _options() -> Options:
     """What `mslt pretrain` is told."""
     options = Options(
@@ -51,6 +63,8 @@ def _options() -> Options:
         [
             "mslt pretrain bert_tiny_mslt --data store --out run --steps 300",
             "mslt pretrain --resume --out run",
+            "torchrun --standalone --nproc-per-node 8 -m mslt pretrain bert_base_mslt "
+            "--data store --out run",
             "mslt pretrain bert_base_mslt --print_config > mine.yaml",
             "mslt pretrain --config mine.yaml --data store --out run --model.hidden_size 256",
         ],
