@@ -54,11 +54,22 @@ def _model(vocab_size: int, layers: int, width: int) -> ModelConfig:
     return ModelConfig(vocab_size=vocab_size, num_hidden_layers=layers, hidden_size=width)
 
 
+def _albert(model: ModelConfig, groups: int) -> ModelConfig:
+    """The same with so many blocks of weights, and embeddings of a sixth of the width."""
+    narrow = model.hidden_size // 6
+    return replace(model, embedding_size=narrow, num_hidden_groups=groups, hidden_act="gelu_new")
+
+
 SHAPES = {
     "tiny": Shape(_model(512, 4, 32), batch=4, gpu_batch=4, length=32, steps=1),
     "small": Shape(_model(8192, 12, 256), batch=32, gpu_batch=1024, length=128, steps=1),
     "base": Shape(_model(30_522, 12, 768), batch=8, gpu_batch=256, length=128, steps=1),
     "large": Shape(_model(30_522, 24, 1024), batch=4, gpu_batch=64, length=128, steps=1),
+}
+# As section 3.3 has it: a block of weights for each stage in which the model grows.
+SHAPES |= {
+    f"albert_{name}": replace(SHAPES[name], model=_albert(SHAPES[name].model, groups))
+    for name, groups in (("tiny", 2), ("base", 4))
 }
 
 

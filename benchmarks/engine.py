@@ -1,6 +1,6 @@
 """Whole-model training steps a second: ours against Hugging Face's BertForPreTraining.
 
-    python benchmarks/engine.py --shape base|small|tiny [--device cuda] [--eager_only]
+    python benchmarks/engine.py --shape base|small|albert_base|... [--device cuda] [--eager_only]
 
 Same weights, batches, masks, AdamW and clipping. Theirs is the best of fp32 and bf16 autocast with
 either of their attentions; compiled by torch.compile, it has rows of its own. All variants take

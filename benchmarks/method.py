@@ -1,6 +1,6 @@
 """What multi-stage training saves: seconds per step of every stage of a plan and of the whole.
 
-    python benchmarks/method.py --shape base|small|tiny|large [--plan mslt --k 4 --retrain 0.2]
+    python benchmarks/method.py --shape base|small|albert_base|... [--plan mslt --k 4 --retrain 0.2]
                                 [--mode exact fast] [--against hf] [--device cuda] [--no_memory]
 
 Every stage and the whole model, each with a trainer of its own, take turns block by block; a step

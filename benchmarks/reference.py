@@ -1,4 +1,4 @@
-"""The reference: Hugging Face's BertForPreTraining in the plain loop that its users write.
+"""The reference: Hugging Face's BERT or ALBERT for pre-training, in the loop that its users write.
 
 Also the judge of parity: the same weights and the same batch must give the same loss and the same
 gradients, or no benchmark prints a ratio.
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mslt.config import ModelConfig, OptimizerConfig
 from mslt.data.instances import Batch
-from mslt.huggingface import config_to_hf, to_hf
+from mslt.huggingface import config_to_hf, family_of, to_hf
 from mslt.model import Encoder
 from mslt.optim import decays
 
@@ -27,7 +27,7 @@ EAGER, COMPILED = "eager", "compiled"  # groups of variants, of which the best c
 
 
 class HuggingFace:
-    """Whole-model training steps of `BertForPreTraining`: AdamW (fused), clipped gradients.
+    """Whole-model training steps of their class with both heads: AdamW (fused), clipped gradients.
 
     Args:
         model: whose weights it begins with, and whose shape and dropout it has.
@@ -49,20 +49,22 @@ class HuggingFace:
         compiled: bool = False,
     ) -> None:
         # Takes seconds to import, which a process that measures memory does without.
-        from transformers import AutoModelForPreTraining, BertConfig
+        from transformers import AutoConfig, AutoModelForPreTraining
 
-        config = BertConfig(**config_to_hf(model.config, model.depth))
+        config = AutoConfig.for_model(**config_to_hf(model.config, model.depth))
         self.model = AutoModelForPreTraining.from_config(config, attn_implementation=attention)
-        load = self.model.load_state_dict(to_hf(model.state_dict()), strict=False)
+        load = self.model.load_state_dict(to_hf(model.state_dict(), model.config), strict=False)
         assert not load.unexpected_keys
         assert all(".decoder." in key for key in load.missing_keys), load.missing_keys
         self.model.to(device).train()
         self.device = device
+        self.pair_labels = family_of(model.config).pair_labels
         self.autocast = torch.autocast(device.partition(":")[0], torch.bfloat16, enabled=bf16)
         self.clip_norm = optimizer.clip_norm
         groups: dict[bool, list[Tensor]] = {True: [], False: []}
         for name, parameter in self.model.named_parameters():
-            groups[decays(name) and "LayerNorm" not in name].append(parameter)
+            norm = "layernorm" in name.lower().replace("_", "")
+            groups[decays(name) and not norm].append(parameter)
         self.optimizer = torch.optim.AdamW(
             [
                 {"params": groups[True], "weight_decay": optimizer.weight_decay},
@@ -78,7 +80,7 @@ class HuggingFace:
     def backward(self, batch: Batch) -> Tensor:
         """Loss of a batch, its gradients accumulated."""
         with self.autocast:
-            loss = self._call(**inputs(batch, self.device)).loss
+            loss = self._call(**inputs(batch, self.device, self.pair_labels)).loss
         loss.backward()
         return loss
 
@@ -90,7 +92,9 @@ class HuggingFace:
         self.optimizer.zero_grad(set_to_none=True)
 
 
-def inputs(batch: Batch, device: str) -> dict[str, Tensor]:
+def inputs(
+    batch: Batch, device: str, pair_labels: str = "next_sentence_label"
+) -> dict[str, Tensor]:
     """A batch as transformers wants it: a label or -100 at every position."""
     length = batch.input_ids.shape[1]
     labels = np.full_like(batch.input_ids, -100)
@@ -101,7 +105,7 @@ def inputs(batch: Batch, device: str) -> dict[str, Tensor]:
         "token_type_ids": batch.token_type_ids,
         "attention_mask": (np.arange(length) < batch.lengths[:, None]).astype(np.int64),
         "labels": labels,
-        "next_sentence_label": batch.pair_labels,
+        pair_labels: batch.pair_labels,
     }
     return {name: torch.from_numpy(a).to(device) for name, a in arrays.items()}
 
@@ -196,7 +200,8 @@ def parity(setting: Setting, way: Way) -> Parity:
     if way.mode == CACHED:
         built.trainer.step(0, batch, lr=0.0)  # so that the next one reads
     metrics = built.trainer.step(0, batch, lr=0.0)
-    found = to_hf({name: moment.mean for name, moment in built.trainer.moments().items()})
+    moments = built.trainer.moments()
+    found = to_hf({name: moment.mean for name, moment in moments.items()}, model.config)
     loss = float(metrics["mlm_loss"] + metrics["pair_loss"])
     gradient, worst = furthest(found, expected)
     fast = way.mode not in ("", "exact")

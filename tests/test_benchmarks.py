@@ -72,6 +72,16 @@ def test_method_weighs_the_stages_of_a_plan_by_their_steps(capsys):
     assert result["stages"][0] == result["also"]["fast"]["stages"][0]
 
 
+def test_method_and_parity_know_albert(capsys):
+    method.main(["--shape", "albert_tiny", "--blocks", "1", "--k", "2", "--no_memory"])
+    result = last_line(capsys)
+    assert [(row["depth"], row["learns_from"]) for row in result["stages"]] == [
+        *((2, 0), (4, 2), (4, 0))
+    ]
+    assert result["predicted"] > 1
+    assert all(found["gradient"] < 1e-3 for found in result["parity"].values())
+
+
 def test_memory_is_what_the_work_takes_at_its_peak():
     assert memory.peak(partial, np.ones, 12_500_000) == pytest.approx(1e8, rel=0.02)
 

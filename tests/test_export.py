@@ -126,7 +126,7 @@ def test_every_stage_gives_a_model_of_its_own_depth(
     folder = export(finished.path, tmp_path / "out", stage)
     config = json.loads((folder / "config.json").read_text())
     ours, _ = load_model(finished.stage_folders()[stage - 1], CONFIG.model)
-    expected = huggingface.to_hf(ours.state_dict())
+    expected = huggingface.to_hf(ours.state_dict(), ours.config)
     written = load_file(folder / "model.safetensors")
     assert config["num_hidden_layers"] == ours.depth == depth
     assert written.keys() == expected.keys()
@@ -162,7 +162,7 @@ def test_an_unfinished_run_gives_its_newest_good_checkpoint(
     newest.write_bytes(newest.read_bytes()[:-1] + b"!")
     folder = export(run.path, tmp_path / "out")
     assert "step-00000460/model.safetensors is damaged" in capsys.readouterr().out
-    expected = huggingface.to_hf(trained_model(4, seed=450).state_dict())
+    expected = huggingface.to_hf(trained_model(4, seed=450).state_dict(), CONFIG.model)
     written = load_file(folder / "model.safetensors")
     assert all(torch.equal(written[name], expected[name]) for name in expected)
     card = card_of(folder)

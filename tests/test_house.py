@@ -18,7 +18,10 @@ ROWS = (
         *("files", "background", "foreign", "records", "phases", "guard", "signals"),
         *("launcher", "watchdog"),
     ),
-    ("schedule", "plan", "config", "layout", "options", "recipes", "cost", "room", "words"),
+    (
+        *("schedule", "plan", "shape", "config", "layout", "options", "recipes", "cost", "room"),
+        "words",
+    ),
     ("data",),
     ("initial", "dropout", "world"),
     ("attention",),
@@ -112,9 +115,9 @@ def test_no_import_goes_in_a_circle():
 def test_the_model_knows_nothing_of_stages_data_or_processes():
     assert ours(imported(ast.walk(tree(FILES["model"])))) == {
         "attention",
-        "config",
         "dropout",
         "initial",
+        "shape",
     }
 
 

@@ -55,3 +55,19 @@ def test_the_start_is_a_function_of_the_seed_and_only_of_starting_values():
 def test_a_wrong_initializer_is_refused_by_its_key():
     with pytest.raises(ValueError, match=r"^model\.initializer must be normal or local"):
         ModelConfig(initializer="magic")
+
+
+def test_where_embeddings_are_narrower_heads_look_the_same_way():
+    """An ALBERT's embeddings lie within a frame of the layers' width, where a shift is a turn."""
+    shape = dict(vocab_size=50, hidden_size=64, num_hidden_layers=2, num_attention_heads=4)
+    model = Encoder(ModelConfig(**shape, embedding_size=32, initializer="local"))
+    positions = model.embeddings.position.weight[:32]
+    x = model.embeddings.project(torch.nn.functional.layer_norm(positions, (32,)))
+    assert x.pow(2).mean().item() == pytest.approx(1, rel=0.1)
+    queries, keys, _ = model.blocks[0].attention.qkv(x).split(64, dim=-1)
+    for head in range(4):
+        part = slice(16 * head, 16 * (head + 1))
+        best = (queries[:, part] @ keys[:, part].T).argmax(-1)
+        inside = torch.arange(4, 28)
+        hits = (best[inside] == inside + initial.distance(head)).float().mean()
+        assert hits > 0.6, head

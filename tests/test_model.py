@@ -2,91 +2,26 @@
 
 from collections.abc import Callable
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from theirs import (
+    call_theirs,
+    our_model,
+    shape,
+    some_inputs,
+    their_labels,
+    their_loss,
+    their_model,
+    their_pair_logits,
+)
 from torch import Tensor
-from transformers import BertConfig, BertForPreTraining
 
 from mslt.config import ModelConfig
 from mslt.growth import freeze, is_fixed
-from mslt.huggingface import config_to_hf, from_hf, to_hf
+from mslt.huggingface import from_hf, to_hf
 from mslt.model import Encoder, take_rows
 from mslt.objective import Inputs, losses, scores
-
-DROPOUT_OFF = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-
-
-def shape(layers: int = 3, width: int = 32, heads: int = 4) -> ModelConfig:
-    return ModelConfig(
-        vocab_size=101,
-        hidden_size=width,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        intermediate_size=3 * width,
-        max_position_embeddings=24,
-        **DROPOUT_OFF,
-    )
-
-
-def their_model(config: ModelConfig, seed: int = 0) -> BertForPreTraining:
-    """With random biases and LayerNorms too: zeros and ones would hide a wrong mapping."""
-    model = BertForPreTraining(BertConfig(**config_to_hf(config, config.num_hidden_layers)))
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.normal_(std=0.1, generator=generator)
-            if name.endswith("LayerNorm.weight"):
-                parameter += 1
-    return model.eval()
-
-
-def our_model(theirs: BertForPreTraining, config: ModelConfig) -> Encoder:
-    model = Encoder(config)
-    model.load_state_dict(from_hf(theirs.state_dict()), strict=True)
-    return model
-
-
-def some_inputs(padded: bool = False, seed: int = 1) -> Inputs:
-    """Four sequences of 20 tokens with 5 prediction slots, some of them without use."""
-    B, L, M, V = 4, 20, 5, 101
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw(low: int, high: int, *size: int) -> Tensor:
-        return torch.randint(low, high, size, generator=generator)
-
-    lengths = torch.tensor([20, 13, 17, 8]) if padded else torch.full((B,), L)
-    real = torch.arange(L) < lengths[:, None]
-    used = torch.arange(M) < torch.tensor([5, 2, 3, 1])[:, None]
-    positions = torch.stack([torch.randperm(7, generator=generator)[:M] + 1 for _ in range(B)])
-    return Inputs(
-        input_ids=draw(5, V, B, L) * real,
-        segment_ids=(torch.arange(L) >= lengths[:, None] // 2).long() * real,
-        seen=real if padded else None,
-        masked_positions=positions * used,
-        masked_ids=draw(5, V, B, M) * used,
-        masked_weights=used.float(),
-        pair_labels=torch.tensor([0, 1, 1, 0]),
-        ids=np.arange(B),
-    )
-
-
-def call_theirs(model: BertForPreTraining, inputs: Inputs, **labels: Tensor):
-    return model(
-        input_ids=inputs.input_ids,
-        token_type_ids=inputs.segment_ids,
-        attention_mask=None if inputs.seen is None else inputs.seen.long(),
-        **labels,
-    )
-
-
-def their_labels(inputs: Inputs) -> Tensor:
-    """[B, L] with -100 wherever nothing is to be predicted."""
-    labels = torch.full_like(inputs.input_ids, -100)
-    rows, slots = inputs.masked_weights.nonzero(as_tuple=True)
-    labels[rows, inputs.masked_positions[rows, slots]] = inputs.masked_ids[rows, slots]
-    return labels
 
 
 def mean_loss(model: Encoder, inputs: Inputs) -> Tensor:
@@ -94,14 +29,24 @@ def mean_loss(model: Encoder, inputs: Inputs) -> Tensor:
     return mlm / inputs.masked_weights.sum() + pair / len(inputs.pair_labels)
 
 
+ALBERT = {"embedding_size": 12, "hidden_act": "gelu_new"}
+
 SHAPES = pytest.mark.parametrize(
-    ("padded", "layers", "width", "heads"), [(False, 2, 32, 2), (True, 3, 64, 4)]
+    ("padded", "config"),
+    [
+        (False, shape(2, 32, 2)),
+        (True, shape(3, 64, 4)),
+        (True, shape(3, 64, 4, hidden_act="gelu_new")),
+        *((True, shape(4, 48, 3, **ALBERT, num_hidden_groups=groups)) for groups in (1, 2, 4)),
+        (False, shape(3, 32, 2, embedding_size=32, num_hidden_groups=1)),
+    ],
+    ids=str,
 )
 
 
 @SHAPES
-def test_logits_are_those_of_hugging_face(padded, layers, width, heads):
-    config, inputs = shape(layers, width, heads), some_inputs(padded)
+def test_logits_are_those_of_hugging_face(padded, config):
+    inputs = some_inputs(padded)
     theirs = their_model(config)
     ours = our_model(theirs, config)
     with torch.no_grad():
@@ -114,38 +59,34 @@ def test_logits_are_those_of_hugging_face(padded, layers, width, heads):
     expected_BMV = take_rows(expected.prediction_logits, inputs.masked_positions)
     assert (mlm_BMV - expected_BMV).abs().max() < 1e-5
     assert (mlm_BLV - expected.prediction_logits).abs().max() < 1e-5
-    assert (pair_B2 - expected.seq_relationship_logits).abs().max() < 1e-5
+    assert (pair_B2 - their_pair_logits(expected, config)).abs().max() < 1e-5
 
 
 @SHAPES
-def test_losses_are_those_of_hugging_face(padded, layers, width, heads):
-    config, inputs = shape(layers, width, heads), some_inputs(padded)
+def test_losses_are_those_of_hugging_face(padded, config):
+    inputs = some_inputs(padded)
     theirs = their_model(config)
-    labels = their_labels(inputs)
     with torch.no_grad():
-        expected = call_theirs(
-            theirs, inputs, labels=labels, next_sentence_label=inputs.pair_labels
-        )
+        expected = their_loss(theirs, config, inputs)
         mlm, pair = losses(our_model(theirs, config), inputs)
     mlm, pair = mlm / inputs.masked_weights.sum(), pair / len(inputs.pair_labels)
-    theirs_mlm = F.cross_entropy(expected.prediction_logits.flatten(0, 1), labels.flatten())
-    theirs_pair = F.cross_entropy(expected.seq_relationship_logits, inputs.pair_labels)
+    theirs_mlm = F.cross_entropy(
+        expected.prediction_logits.flatten(0, 1), their_labels(inputs).flatten()
+    )
+    theirs_pair = F.cross_entropy(their_pair_logits(expected, config), inputs.pair_labels)
     assert abs(mlm - theirs_mlm) < 1e-5
     assert abs(pair - theirs_pair) < 1e-5
     assert abs(mlm + pair - expected.loss) < 1e-5
 
 
 @SHAPES
-def test_gradients_are_those_of_hugging_face(padded, layers, width, heads):
-    config, inputs = shape(layers, width, heads), some_inputs(padded)
+def test_gradients_are_those_of_hugging_face(padded, config):
+    inputs = some_inputs(padded)
     theirs = their_model(config)
     ours = our_model(theirs, config)
-    labels = their_labels(inputs)
-    call_theirs(
-        theirs, inputs, labels=labels, next_sentence_label=inputs.pair_labels
-    ).loss.backward()
+    their_loss(theirs, config, inputs).loss.backward()
     mean_loss(ours, inputs).backward()
-    renamed = to_hf({name: p.grad for name, p in ours.named_parameters()})
+    renamed = to_hf({name: p.grad for name, p in ours.named_parameters()}, config)
     expected = {name: p.grad for name, p in theirs.named_parameters()}
     assert renamed.keys() == expected.keys()
     # fp32 rounds at 1e-7 of a number, and sums run in another order. The key bias has no gradient
@@ -155,22 +96,23 @@ def test_gradients_are_those_of_hugging_face(padded, layers, width, heads):
         assert (renamed[name] - gradient).abs().max() <= tolerance, name
 
 
-def test_weights_survive_the_way_to_hugging_face_and_back():
-    model = Encoder(shape())
-    theirs = to_hf(model.state_dict())
-    back = from_hf(theirs)
-    assert theirs.keys() == dict(their_model(shape()).named_parameters()).keys()
+@SHAPES
+def test_weights_survive_the_way_to_hugging_face_and_back(padded, config):
+    model = Encoder(config)
+    theirs = to_hf(model.state_dict(), config)
+    back = from_hf(theirs, config)
+    assert theirs.keys() == dict(their_model(config).named_parameters()).keys()
     assert all(torch.equal(back[name], tensor) for name, tensor in model.state_dict().items())
     assert all(tensor.is_contiguous() for tensor in theirs.values())
 
 
 def test_weights_of_another_model_are_refused_by_name():
-    theirs = to_hf(Encoder(shape()).state_dict())
+    theirs = to_hf(Encoder(shape()).state_dict(), shape())
     with pytest.raises(ValueError, match=r"cls\.other\.weight is no tensor of BertForPreTraining"):
-        from_hf(theirs | {"cls.other.weight": torch.zeros(1)})
+        from_hf(theirs | {"cls.other.weight": torch.zeros(1)}, shape())
     del theirs["bert.encoder.layer.1.attention.self.key.weight"]
     with pytest.raises(ValueError, match=r"layer\.1\.attention\.self"):
-        from_hf(theirs)
+        from_hf(theirs, shape())
 
 
 def filled_model(layers: int = 3) -> Encoder:

@@ -40,9 +40,11 @@ PAPER = {
     "bert_large_mslt_without_retraining": (24, 1024, MSLT_LARGE[:4]),
     "bert_large_mslt_500k": (24, 1024, [(d, f, n // 2) for d, f, n in MSLT_LARGE]),
     "bert_large_whole_230k": (24, 1024, [(24, 0, 230)]),
+    "albert_base_whole": (12, 768, [(12, 0, 1000)]),
+    "albert_base_mslt": (12, 768, MSLT_BASE),
 }
 SMALL = [name for name in RECIPES if name not in PAPER]
-TWINS = {"bert_base": "bert_tiny", "bert_large": "bert_deep"}
+TWINS = {"bert_base": "bert_tiny", "bert_large": "bert_deep", "albert_base": "albert_tiny"}
 SHORTENED = {"480k": "960", "500k": "1000", "230k": "460"}
 
 
@@ -72,6 +74,17 @@ def test_a_row_of_the_paper_is_trained_as_in_its_setup(name):
     assert (config.instances.pair, config.instances.mask_prob) == ("nsp", 0.15)
     assert config.model.hidden_dropout_prob == config.model.attention_probs_dropout_prob == 0.1
     assert config.model.max_position_embeddings == 512
+
+
+@pytest.mark.parametrize("size", ["base", "tiny"])
+def test_table_3_compares_one_block_of_weights_with_one_for_each_stage(size):
+    """Section 3.3; the embeddings are factorised, and there is Google's activation."""
+    whole, mslt = (RECIPES[f"albert_{size}_{method}"]().model for method in ("whole", "mslt"))
+    assert (whole.repeat, mslt.repeat) == (12, 3)
+    assert mslt.embedding_size == {"base": 128, "tiny": 64}[size]
+    assert {whole.hidden_act, mslt.hidden_act} == {"gelu_new"}
+    bert = RECIPES[f"bert_{size}_mslt"]().model
+    assert (bert.embedding_size, bert.repeat, bert.hidden_act) == (0, 1, "gelu")
 
 
 @pytest.mark.parametrize("name", PAPER)
@@ -122,6 +135,7 @@ def test_a_small_recipe_differs_from_its_siblings_by_its_plan_alone(name):
     ours, whole = RECIPES[name]().to_dict(), RECIPES[f"{family}_whole"]().to_dict()
     for config in (ours, whole):
         del config["plan"], config["steps"]
+        del config["model"]["num_hidden_groups"]  # one in the original ALBERT
     assert ours == whole
 
 

@@ -83,7 +83,7 @@ def origins(model: Encoder, depths: tuple[int, ...], facts: Mapping[str, Any]) -
     _add(digest, model.embeddings)
     found, below = {}, 0
     for depth in depths:
-        _add(digest, model.blocks[below:depth])
+        _add(digest, model.blocks[model.config.blocks(below) : model.config.blocks(depth)])
         digest.update(f"rounded at {depth}".encode())
         found[depth] = digest.digest()[:ORIGIN]
         below = depth

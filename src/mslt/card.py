@@ -19,7 +19,7 @@ _HEAD = """---
 library_name: transformers
 pipeline_tag: fill-mask
 tags:
-- bert
+- {kind}
 - fill-mask
 - mslt
 ---
@@ -130,10 +130,11 @@ def model_card(model: Described) -> str:
     method = _METHODS[model.config.plan.method].format(
         retrain=", and a last stage retrains the whole model" if retrains else ""
     )
+    article, kind = ("An", "ALBERT") if model.config.model.embedding_size else ("A", "BERT")
     parts = [
-        _HEAD,
-        f"# BERT, {model.stage.depth} layers of {model.config.model.hidden_size}\n",
-        f"A BERT encoder with its pre-training heads, trained from scratch with `mslt` "
+        _HEAD.format(kind=kind.lower()),
+        f"# {kind}, {model.stage.depth} layers of {model.config.model.hidden_size}\n",
+        f"{article} {kind} encoder with its pre-training heads, trained from scratch with `mslt` "
         f"{model.facts['versions']['mslt']}. {method} {_standing(model)}\n",
         _shape(model),
         _LOAD,
@@ -179,6 +180,7 @@ def _shape(model: Described) -> str:
     rows = [
         ["layers", f"{model.stage.depth}"],
         ["width", f"{config.hidden_size:,}"],
+        *_sharing(model),
         ["attention heads", f"{config.num_attention_heads}"],
         ["feed-forward width", f"{config.intermediate_size:,}"],
         ["positions", f"{config.max_position_embeddings}"],
@@ -186,6 +188,16 @@ def _shape(model: Described) -> str:
         ["parameters", f"{model.parameters:,}"],
     ]
     return _table(["model", ""], rows)
+
+
+def _sharing(model: Described) -> list[list[str]]:
+    """What an ALBERT has, and a BERT has not."""
+    config = model.config.model
+    if not config.embedding_size:
+        return []
+    blocks, repeat = config.blocks(model.stage.depth), config.repeat
+    shares = f"{blocks}, each for {repeat} layers in a row" if repeat > 1 else f"{blocks}"
+    return [["blocks of weights", shares], ["width of the embeddings", f"{config.embedding_size}"]]
 
 
 def _data(model: Described) -> str:

@@ -16,12 +16,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mslt import foreign
-from mslt.config import ModelConfig
 from mslt.cost import parameters
 from mslt.files import appearing, sha256
 from mslt.guard import Watch
 from mslt.model import Encoder
 from mslt.optim import Moment, Moments
+from mslt.shape import ModelConfig
 
 MANIFEST, WEIGHTS = "manifest.json", "model.safetensors"
 STATE, MOMENTS = "state.json", "moments.safetensors"

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_type_hints
 from mslt import foreign
 from mslt import plan as plans
 from mslt.schedule import Schedule
+from mslt.shape import ModelConfig, at_least, one_of
 
 # What a resumed run may change, since it decides nothing about the model that comes out. Whether
 # there is a prefix_cache does; which folder it is does not.
@@ -21,95 +22,6 @@ OPERATIONAL = frozenset(
         *("prefix_cache", "prefix_cache_gb", "look_ahead"),
     )
 )
-
-
-# Far beyond what anybody trains, and small enough to reckon with.
-_MOST = {
-    "steps": 10**10,
-    "batch_size": 10**7,
-    "eval_batches": 10**6,
-    "seed": 2**63 - 1,
-    "hidden_size": 10**5,
-    "num_hidden_layers": 10**4,
-    "intermediate_size": 10**6,
-    "max_position_embeddings": 10**6,
-    "vocab_size": 10**8,
-}
-
-
-def _at_least(least: int, prefix: str, part: object, *names: str) -> None:
-    for name in names:
-        value = getattr(part, name)
-        if value < least:
-            raise ValueError(f"{prefix}{name} must be {least} or more, not {value}")
-        if value > _MOST.get(name, inf):
-            raise ValueError(f"{prefix}{name} must be {_MOST[name]:,} or less, not {value}")
-
-
-def _one_of(key: str, value: str, *allowed: str) -> None:
-    if value not in allowed:
-        raise ValueError(f"{key} must be one of {', '.join(allowed)}, not {value!r}")
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """Shape of a BERT encoder, in the names of Hugging Face's config.json.
-
-    Args:
-        vocab_size: WordPieces. 0 takes the store's.
-        hidden_size: width D.
-        num_hidden_layers: encoder layers of the finished model (N).
-        num_attention_heads: H. 0 takes one head for each 64 of width.
-        intermediate_size: width of the feed-forward part. 0 takes 4 D.
-        max_position_embeddings: longest sequence.
-        hidden_dropout_prob: dropout on the outputs of embeddings, attention and feed-forward.
-        attention_probs_dropout_prob: dropout on the attention weights.
-        initializer: normal is Devlin et al.'s truncated normal; local lets each head begin by
-            looking at a neighbour, and the output bias at the tokens' own frequencies, so that
-            small models learn context from the start (see `mslt.initial`).
-        initializer_range: standard deviation of the initial weights.
-        layer_norm_eps: added to the variance in LayerNorm.
-    """
-
-    vocab_size: int = 0
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 0
-    intermediate_size: int = 0
-    max_position_embeddings: int = 512
-    hidden_dropout_prob: float = 0.1
-    attention_probs_dropout_prob: float = 0.1
-    initializer: Literal["normal", "local"] = "normal"
-    initializer_range: float = 0.02
-    layer_norm_eps: float = 1e-12
-
-    def __post_init__(self) -> None:
-        if self.num_attention_heads == 0:
-            object.__setattr__(self, "num_attention_heads", max(1, self.hidden_size // 64))
-        if self.intermediate_size == 0:
-            object.__setattr__(self, "intermediate_size", 4 * self.hidden_size)
-        names = ("hidden_size", "num_hidden_layers", "num_attention_heads")
-        _at_least(1, "model.", self, *names)
-        _at_least(8, "model.", self, "intermediate_size", "max_position_embeddings")
-        _at_least(0, "model.", self, "vocab_size")
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"model.num_attention_heads must divide model.hidden_size: "
-                f"{self.num_attention_heads} does not divide {self.hidden_size}"
-            )
-        if self.initializer not in ("normal", "local"):
-            raise ValueError(f"model.initializer must be normal or local, not {self.initializer!r}")
-        if self.initializer == "local" and self.hidden_size % 2:
-            raise ValueError("model.initializer local needs an even model.hidden_size")
-        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"model.{name} must be in [0, 1), not {getattr(self, name)}")
-        if not 0 < self.initializer_range < inf:
-            raise ValueError(
-                f"model.initializer_range must be above 0, not {self.initializer_range}"
-            )
-        if not 0 < self.layer_norm_eps < inf:
-            raise ValueError(f"model.layer_norm_eps must be above 0, not {self.layer_norm_eps}")
 
 
 @dataclass(frozen=True)
@@ -157,12 +69,12 @@ class InstanceConfig:
     dupe_factor: int = 0
 
     def __post_init__(self) -> None:
-        _one_of("instances.pair", self.pair, "nsp", "sop", "none")
+        one_of("instances.pair", self.pair, "nsp", "sop", "none")
         if not 0 <= self.short_prob <= 1:
             raise ValueError(f"instances.short_prob must be in [0, 1], not {self.short_prob}")
         if not 0 < self.mask_prob < 1:
             raise ValueError(f"instances.mask_prob must be in (0, 1), not {self.mask_prob}")
-        _at_least(0, "instances.", self, "dupe_factor")
+        at_least(0, "instances.", self, "dupe_factor")
 
 
 @dataclass(frozen=True)
@@ -192,9 +104,9 @@ class OptimizerConfig:
     returning_moments: Literal["kept", "fresh"] = "kept"
 
     def __post_init__(self) -> None:
-        _one_of("optimizer.name", self.name, "lamb", "adamw")
-        _one_of("optimizer.copied_moments", self.copied_moments, "fresh", "copied")
-        _one_of("optimizer.returning_moments", self.returning_moments, "kept", "fresh")
+        one_of("optimizer.name", self.name, "lamb", "adamw")
+        one_of("optimizer.copied_moments", self.copied_moments, "fresh", "copied")
+        one_of("optimizer.returning_moments", self.returning_moments, "kept", "fresh")
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"optimizer.{name} must be in [0, 1), not {getattr(self, name)}")
@@ -278,13 +190,13 @@ class Config:
     instances: InstanceConfig = field(default_factory=InstanceConfig)
 
     def __post_init__(self) -> None:
-        _one_of("precision", self.precision, "auto", "fp32", "bf16")
-        _one_of("compile", self.compile, "auto", "on", "off")
-        _one_of("reduce", self.reduce, "fp32", "bf16")
-        _one_of("prefix", self.prefix, "exact", "fast", "fp32", "bf16", "int8")
+        one_of("precision", self.precision, "auto", "fp32", "bf16")
+        one_of("compile", self.compile, "auto", "on", "off")
+        one_of("reduce", self.reduce, "fp32", "bf16")
+        one_of("prefix", self.prefix, "exact", "fast", "fp32", "bf16", "int8")
         names = ("steps", "batch_size", "eval_batches", "save_every", "keep", "log_every")
-        _at_least(1, "", self, *names)
-        _at_least(0, "", self, "micro_batch", "eval_every", "seed")
+        at_least(1, "", self, *names)
+        at_least(0, "", self, "micro_batch", "eval_every", "seed")
         if self.micro_batch > self.batch_size:
             raise ValueError(
                 f"micro_batch must be at most batch_size, {self.batch_size}, not {self.micro_batch}"
@@ -292,12 +204,22 @@ class Config:
         if not re.fullmatch("auto|cpu|cuda(:[0-9]+)?", self.device):
             raise ValueError(f"device must be auto, cpu, cuda or cuda:N, not {self.device!r}")
         self._check_prefix_cache()
+        self._check_blocks()
         longest = max(stage.seq_len for stage in self.stages().stages)
         if longest > self.model.max_position_embeddings:
             raise ValueError(
                 f"a sequence of {longest} tokens needs model.max_position_embeddings of {longest} "
                 f"or more, not {self.model.max_position_embeddings}"
             )
+
+    def _check_blocks(self) -> None:
+        """Raise ValueError where a stage would grow by, or fix, a part of a block."""
+        for number, stage in enumerate(self.stages().stages, 1):
+            for layers in (stage.depth, stage.learns_from):
+                try:
+                    self.model.blocks(layers)
+                except ValueError as error:
+                    raise ValueError(f"stage {number} of the plan: {error}") from None
 
     def _check_prefix_cache(self) -> None:
         """Raise ValueError where a cache is asked for and nothing would be read from it."""

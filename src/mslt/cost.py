@@ -7,8 +7,8 @@ else is little arithmetic, though on some machines not little time.
 from dataclasses import dataclass
 from math import inf
 
-from mslt.config import ModelConfig
 from mslt.plan import Plan, Stage
+from mslt.shape import ModelConfig
 
 
 @dataclass(frozen=True)
@@ -74,16 +74,18 @@ def step_cost(
     layer, last = (_layer(model, length, rows) for rows in (length, last_rows))
     learning = stage.depth - stage.learns_from
     layers = (learning - 1) * layer + last
-    logits = (slots if savings.masked_rows else length) * 2 * width * model.vocab_size
-    transform = (slots if savings.masked_rows else length) * 2 * width**2
+    narrow = model.embedding_width
+    project = 2 * length * width * narrow if model.embedding_size else 0
+    logits = (slots if savings.masked_rows else length) * 2 * narrow * model.vocab_size
+    transform = (slots if savings.masked_rows else length) * 2 * width * narrow
     pair = 2 * width**2 + 4 * width
-    backward = 2 * (layers + logits + transform + pair)
+    backward = 2 * (layers + logits + transform + pair + (0 if fixed else project))
     if fixed and savings.fixed_gradients:
         query_rows = last_rows if learning == 1 else length
         backward -= logits + 2 * width**2 * (2 * length + query_rows)
     return StepCost(
-        prefix=sequences * stage.learns_from * layer,
-        layers=sequences * layers,
+        prefix=sequences * (stage.learns_from * layer + (project if fixed else 0)),
+        layers=sequences * (layers + (0 if fixed else project)),
         head=sequences * (logits + transform + pair),
         backward=sequences * backward,
     )
@@ -131,7 +133,8 @@ FREE = inf  # the speed of forward-only layers whose output is read back instead
 
 def parameters(model: ModelConfig, depth: int) -> int:
     """Numbers in the weights of a model of `depth` layers, the output layer included."""
-    return _embedding_parameters(model) + depth * _layer_parameters(model) + head_parameters(model)
+    blocks = depth // model.repeat
+    return _embedding_parameters(model) + blocks * _layer_parameters(model) + head_parameters(model)
 
 
 def learning_parameters(model: ModelConfig, stage: Stage) -> int:
@@ -140,13 +143,14 @@ def learning_parameters(model: ModelConfig, stage: Stage) -> int:
     Pooler and pair classifier are counted, which learn where there is a pair objective.
     """
     embeddings = 0 if stage.learns_from else _embedding_parameters(model)
-    layers = (stage.depth - stage.learns_from) * _layer_parameters(model)
-    return embeddings + layers + head_parameters(model)
+    blocks = (stage.depth - stage.learns_from) // model.repeat
+    return embeddings + blocks * _layer_parameters(model) + head_parameters(model)
 
 
 def _embedding_parameters(model: ModelConfig) -> int:
     rows = model.vocab_size + model.max_position_embeddings + 2  # and scale and bias of LayerNorm
-    return (rows + 2) * model.hidden_size
+    project = (model.embedding_size + 1) * model.hidden_size if model.embedding_size else 0
+    return (rows + 2) * model.embedding_width + project
 
 
 def _layer_parameters(model: ModelConfig) -> int:
@@ -158,6 +162,6 @@ def _layer_parameters(model: ModelConfig) -> int:
 
 def head_parameters(model: ModelConfig) -> int:
     """Without the output matrix, which is the token embedding."""
-    width = model.hidden_size
-    transform_and_pooler = 2 * (width**2 + width)
-    return transform_and_pooler + 2 * width + model.vocab_size + 2 * width + 2
+    width, narrow = model.hidden_size, model.embedding_width
+    transform, pooler = (width + 1) * narrow, (width + 1) * width
+    return transform + 2 * narrow + model.vocab_size + pooler + 2 * width + 2

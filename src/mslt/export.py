@@ -42,7 +42,7 @@ def export(run: Path, out: Path, stage: int | None = None, *, best: bool = False
     opened = Run.open(run)
     config, pad = opened.config.model, read_vocabulary(run / "tokenizer").pad
     model, facts = first_good(folders, config)
-    tensors = to_hf(model.state_dict())
+    tensors = to_hf(model.state_dict(), config)
     parameters = sum(tensor.numel() for tensor in tensors.values())
     told = json.loads((run / "tokenizer" / "tokenizer_config.json").read_bytes())
     told["model_max_length"] = config.max_position_embeddings

@@ -17,25 +17,27 @@ def grow(model: Encoder, to: int) -> Encoder:
     no memory.
 
     Raises:
-        ValueError: a depth that is not above today's, or more than twice it, or above the config's.
+        ValueError: a depth that is not above today's, or more than twice it, or above the config's;
+            or a part of a block whose weights several layers share.
     """
-    depth = model.depth
-    if not depth < to <= min(2 * depth, model.config.num_hidden_layers):
+    config, depth = model.config, model.depth
+    if not depth < to <= min(2 * depth, config.num_hidden_layers):
         raise ValueError(
             f"a model of {depth} layers grows to at most {2 * depth} layers, and to the "
-            f"config's {model.config.num_hidden_layers}, not to {to}"
+            f"config's {config.num_hidden_layers}, not to {to}"
         )
     grown = copy.deepcopy(model)
-    for source in range(2 * depth - to, depth):
-        grown.blocks.append(copy.deepcopy(model.blocks[source]))
+    for source in model.blocks[-config.blocks(to - depth) :]:
+        grown.blocks.append(copy.deepcopy(source))
     return grown
 
 
-def copied_from(name: str, depth: int, to: int) -> str | None:
+def copied_from(name: str, depth: int, to: int, repeat: int = 1) -> str | None:
     """The tensor that a new layer's tensor was copied from when `depth` layers grew to `to`.
 
-    None for a tensor that was there before.
+    None for a tensor that was there before. `repeat` layers in a row share a block of weights.
     """
+    depth, to = depth // repeat, to // repeat
     prefix, _, rest = name.partition(".")
     number, _, rest = rest.partition(".")
     if prefix != "blocks" or int(number) < depth:
@@ -43,15 +45,16 @@ def copied_from(name: str, depth: int, to: int) -> str | None:
     return f"blocks.{int(number) - (to - depth)}.{rest}"
 
 
-def is_fixed(name: str, below: int) -> bool:
+def is_fixed(name: str, below: int, repeat: int = 1) -> bool:
     """Whether a parameter is fixed while the bottom `below` layers only run forward.
 
     With any layer fixed, the embeddings are fixed as well, and with them the output matrix, which
-    is the token embedding; the rest of the output layer learns on (section 3.2).
+    is the token embedding; the rest of the output layer learns on (section 3.2). `repeat` layers
+    in a row share a block of weights.
     """
     part, _, rest = name.partition(".")
     if part == "blocks":
-        return int(rest.partition(".")[0]) < below
+        return int(rest.partition(".")[0]) < below // repeat
     return part == "embeddings" and below > 0
 
 
@@ -68,13 +71,14 @@ def freeze(model: Encoder, below: int, *, pair_head: bool = True) -> None:
             objective they cannot.
 
     Raises:
-        ValueError: no layer would be left to learn.
+        ValueError: no layer would be left to learn, or a part of a block would be fixed.
     """
     if not 0 <= below < model.depth:
         raise ValueError(f"{below} of {model.depth} layers cannot be fixed: none would learn")
+    model.config.blocks(below)
     for name, parameter in model.named_parameters():
         unused = not pair_head and name.startswith(("head.pooler.", "head.pair."))
-        parameter.requires_grad_(not (is_fixed(name, below) or unused))
+        parameter.requires_grad_(not (is_fixed(name, below, model.config.repeat) or unused))
     model.zero_grad(set_to_none=True)
 
 
@@ -84,7 +88,7 @@ def forward_only(model: Encoder) -> int:
         return 0
     for number, block in enumerate(model.blocks):
         if any(p.requires_grad for p in block.parameters()):
-            return number
+            return number * model.config.repeat
     return model.depth
 
 

@@ -5,53 +5,147 @@ Nothing here imports transformers.
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mslt import foreign
-from mslt.config import ModelConfig
 from mslt.cost import head_parameters, parameters
 from mslt.model import Encoder
-
-# Our module, and theirs. A fused one has a name for each of its parts.
-_MODULES = {
-    "embeddings.token": ("bert.embeddings.word_embeddings",),
-    "embeddings.position": ("bert.embeddings.position_embeddings",),
-    "embeddings.segment": ("bert.embeddings.token_type_embeddings",),
-    "embeddings.norm": ("bert.embeddings.LayerNorm",),
-    "head": ("cls.predictions",),
-    "head.transform": ("cls.predictions.transform.dense",),
-    "head.norm": ("cls.predictions.transform.LayerNorm",),
-    "head.pooler": ("bert.pooler.dense",),
-    "head.pair": ("cls.seq_relationship",),
-}
-_BLOCK = {
-    "attention.qkv": tuple(f"attention.self.{part}" for part in ("query", "key", "value")),
-    "attention.out": ("attention.output.dense",),
-    "attention.norm": ("attention.output.LayerNorm",),
-    "mlp.up": ("intermediate.dense",),
-    "mlp.down": ("output.dense",),
-    "mlp.norm": ("output.LayerNorm",),
-}
-_LAYER = re.compile(r"(?:blocks|bert\.encoder\.layer)\.(\d+)\.")
-
-# What some of their state dicts hold beside the weights: the output matrix and its bias, which are
-# tied to tensors of other names, and constants.
-_NOT_WEIGHTS = {
-    "cls.predictions.decoder.weight",
-    "cls.predictions.decoder.bias",
-    "bert.embeddings.position_ids",
-    "bert.embeddings.token_type_ids",
-}
+from mslt.shape import ModelConfig
 
 
-def to_hf(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """An `Encoder`'s state dict in the names of `BertForPreTraining`, as its files hold them.
+@dataclass(frozen=True)
+class Family:
+    """The names of one of their kinds of models.
+
+    Args:
+        model_type: in config.json.
+        architecture: the class with both pre-training heads.
+        body: what the names of the encoder's tensors begin with.
+        modules: our module, and theirs. A fused one has a name for each of its parts.
+        layer: what the names of a block's tensors begin with, but for the block's number.
+        inside: what stands between that number and the names in `block`.
+        block: as `modules`, of one block.
+        heads: what the names of tensors begin with that a model may lack.
+        tied: beside the weights: the output matrix and its bias, which are tied to tensors of other
+            names, and constants.
+        pair_labels: the argument that takes the labels of sentence pairs.
+        pair_logits: the output that has the pair head's logits.
+    """
+
+    model_type: str
+    architecture: str
+    body: str
+    modules: Mapping[str, tuple[str, ...]]
+    layer: str
+    inside: str
+    block: Mapping[str, tuple[str, ...]]
+    heads: tuple[str, ...]
+    tied: frozenset[str]
+    pair_labels: str
+    pair_logits: str
+
+    def names(self, given: Iterable[str]) -> dict[str, tuple[str, ...]]:
+        """Our modules and theirs, for as many blocks as the names given, ours or theirs, are of."""
+        pattern = re.compile(rf"(?:blocks\.|{re.escape(self.layer)})(\d+)\.")
+        blocks = {match[1] for name in given if (match := pattern.match(name))}
+        return {
+            **self.modules,
+            **{
+                f"blocks.{i}.{ours}": tuple(f"{self.layer}{i}.{self.inside}{p}" for p in theirs)
+                for i in blocks
+                for ours, theirs in self.block.items()
+            },
+        }
+
+
+BERT = Family(
+    model_type="bert",
+    architecture="BertForPreTraining",
+    body="bert.",
+    modules={
+        "embeddings.token": ("bert.embeddings.word_embeddings",),
+        "embeddings.position": ("bert.embeddings.position_embeddings",),
+        "embeddings.segment": ("bert.embeddings.token_type_embeddings",),
+        "embeddings.norm": ("bert.embeddings.LayerNorm",),
+        "head": ("cls.predictions",),
+        "head.transform": ("cls.predictions.transform.dense",),
+        "head.norm": ("cls.predictions.transform.LayerNorm",),
+        "head.pooler": ("bert.pooler.dense",),
+        "head.pair": ("cls.seq_relationship",),
+    },
+    layer="bert.encoder.layer.",
+    inside="",
+    block={
+        "attention.qkv": tuple(f"attention.self.{part}" for part in ("query", "key", "value")),
+        "attention.out": ("attention.output.dense",),
+        "attention.norm": ("attention.output.LayerNorm",),
+        "mlp.up": ("intermediate.dense",),
+        "mlp.down": ("output.dense",),
+        "mlp.norm": ("output.LayerNorm",),
+    },
+    heads=("cls.", "bert.pooler."),
+    tied=frozenset(
+        (
+            *("cls.predictions.decoder.weight", "cls.predictions.decoder.bias"),
+            *("bert.embeddings.position_ids", "bert.embeddings.token_type_ids"),
+        )
+    ),
+    pair_labels="next_sentence_label",
+    pair_logits="seq_relationship_logits",
+)
+# Its sentence-pair head is called the classifier of sentence order, whatever it was trained on.
+ALBERT = Family(
+    model_type="albert",
+    architecture="AlbertForPreTraining",
+    body="albert.",
+    modules={
+        "embeddings.token": ("albert.embeddings.word_embeddings",),
+        "embeddings.position": ("albert.embeddings.position_embeddings",),
+        "embeddings.segment": ("albert.embeddings.token_type_embeddings",),
+        "embeddings.norm": ("albert.embeddings.LayerNorm",),
+        "embeddings.project": ("albert.encoder.embedding_hidden_mapping_in",),
+        "head": ("predictions",),
+        "head.transform": ("predictions.dense",),
+        "head.norm": ("predictions.LayerNorm",),
+        "head.pooler": ("albert.pooler",),
+        "head.pair": ("sop_classifier.classifier",),
+    },
+    layer="albert.encoder.albert_layer_groups.",
+    inside="albert_layers.0.",
+    block={
+        "attention.qkv": tuple(f"attention.{part}" for part in ("query", "key", "value")),
+        "attention.out": ("attention.dense",),
+        "attention.norm": ("attention.LayerNorm",),
+        "mlp.up": ("ffn",),
+        "mlp.down": ("ffn_output",),
+        "mlp.norm": ("full_layer_layer_norm",),
+    },
+    heads=("predictions.", "sop_classifier.", "albert.pooler."),
+    tied=frozenset(
+        (
+            *("predictions.decoder.weight", "predictions.decoder.bias"),
+            *("albert.embeddings.position_ids", "albert.embeddings.token_type_ids"),
+        )
+    ),
+    pair_labels="sentence_order_label",
+    pair_logits="sop_logits",
+)
+FAMILIES = {family.model_type: family for family in (BERT, ALBERT)}
+
+
+def family_of(config: ModelConfig) -> Family:
+    """What a model of this shape is to them: embeddings of a width of their own make an ALBERT."""
+    return ALBERT if config.embedding_size else BERT
+
+
+def to_hf(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+    """An `Encoder`'s state dict in the names of its family's class, as its files hold them.
 
     The fused query, key and value are split; what is tied to another tensor has no name of its
     own. Gradients can be renamed as well as weights.
@@ -59,7 +153,7 @@ def to_hf(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Returns:
         Contiguous copies.
     """
-    modules = _modules(state)
+    modules = family_of(config).names(state)
     theirs = {}
     for name, tensor in state.items():
         module, _, kind = name.rpartition(".")
@@ -69,47 +163,50 @@ def to_hf(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return theirs
 
 
-def from_hf(theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def from_hf(theirs: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
     """The inverse of `to_hf`: what `Encoder.load_state_dict` takes, which refuses what is missing.
 
     Args:
-        theirs: the state dict of a `BertForPreTraining`, or what its safetensors file holds.
+        theirs: the state dict of a `BertForPreTraining` or `AlbertForPreTraining`, or what its
+            safetensors file holds.
+        config: of the encoder.
 
     Raises:
         ValueError: naming a tensor that an `Encoder` has no place for.
     """
-    left = set(theirs) - _NOT_WEIGHTS
+    family = family_of(config)
+    left = set(theirs) - family.tied
     ours = {}
-    for module, parts in _modules(theirs).items():
+    for module, parts in family.names(theirs).items():
         for kind in ("weight", "bias"):
             names = [f"{part}.{kind}" for part in parts]
             if left.issuperset(names):
                 ours[f"{module}.{kind}"] = torch.cat([theirs[name].detach() for name in names])
                 left.difference_update(names)
     if left:
-        raise ValueError(f"{min(left)} is no tensor of BertForPreTraining")
+        raise ValueError(f"{min(left)} is no tensor of {family.architecture}")
     return ours
-
-
-def _modules(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """Our modules and theirs, for as many layers as the names speak of."""
-    layers = {match[1] for name in names if (match := _LAYER.match(name))}
-    blocks = {
-        f"blocks.{i}.{ours}": tuple(f"bert.encoder.layer.{i}.{part}" for part in theirs)
-        for i in layers
-        for ours, theirs in _BLOCK.items()
-    }
-    return _MODULES | blocks
 
 
 def config_to_hf(config: ModelConfig, depth: int, pad_token_id: int = 0) -> dict[str, Any]:
     """What config.json says of a model of `depth` layers, which may be fewer than the config's."""
+    family, shape = family_of(config), asdict(config)
+    for key in ("initializer", "embedding_size", "num_hidden_groups"):
+        del shape[key]
+    shared = {
+        "embedding_size": config.embedding_size,
+        "num_hidden_groups": config.blocks(depth),
+        "inner_group_num": 1,
+        "classifier_dropout_prob": config.hidden_dropout_prob,  # as a BERT's classifier has it
+        "bos_token_id": None,
+        "eos_token_id": None,
+    }
     return {
-        "architectures": ["BertForPreTraining"],
-        "model_type": "bert",
-        **{key: value for key, value in asdict(config).items() if key != "initializer"},
+        "architectures": [family.architecture],
+        "model_type": family.model_type,
+        **shape,
+        **(shared if family is ALBERT else {}),
         "num_hidden_layers": depth,
-        "hidden_act": "gelu",
         "type_vocab_size": 2,
         "pad_token_id": pad_token_id,
         "tie_word_embeddings": True,
@@ -119,12 +216,20 @@ def config_to_hf(config: ModelConfig, depth: int, pad_token_id: int = 0) -> dict
 
 # Keys of config.json that change what a model computes, and the only values that ours has.
 _ALIKE = {
-    "hidden_act": ("gelu",),
-    "position_embedding_type": ("absolute",),
-    "type_vocab_size": (2,),
-    "is_decoder": (False,),
-    "add_cross_attention": (False,),
-    "tie_word_embeddings": (True,),
+    "position_embedding_type": "absolute",
+    "inner_group_num": 1,
+    "type_vocab_size": 2,
+    "is_decoder": False,
+    "add_cross_attention": False,
+    "tie_word_embeddings": True,
+}
+# What they call the two forms of gelu, of which each class has its own by default.
+_ACTIVATIONS: dict[str, Literal["gelu", "gelu_new"]] = {
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_new": "gelu_new",
+    "gelu_fast": "gelu_new",
+    "gelu_pytorch_tanh": "gelu_new",
 }
 _SHAPE = {
     "vocab_size": int,
@@ -134,6 +239,7 @@ _SHAPE = {
     "intermediate_size": int,
     "max_position_embeddings": int,
 }
+_SHARED = {"embedding_size": int, "num_hidden_groups": int}  # of an ALBERT
 _MORE = {
     "hidden_dropout_prob": float,
     "attention_probs_dropout_prob": float,
@@ -152,31 +258,38 @@ def config_from_hf(values: Mapping[str, Any], where: str) -> ModelConfig:
     Raises:
         ValueError: it is of another kind of model, or one whose arithmetic ours has not.
     """
-    if values.get("model_type") != "bert":
-        raise ValueError(f"{where}: model_type is {values.get('model_type')!r}, not 'bert'")
+    known = " or ".join(FAMILIES)
+    if values.get("model_type") not in FAMILIES:
+        raise ValueError(f"{where}: model_type is {values.get('model_type')!r}, not {known}")
     for key, allowed in _ALIKE.items():
-        if values.get(key, allowed[0]) not in allowed:
-            raise ValueError(
-                f"{where}: {key} is {values[key]!r}; only {allowed[0]!r} is known here"
-            )
+        if values.get(key, allowed) != allowed:
+            raise ValueError(f"{where}: {key} is {values[key]!r}; only {allowed!r} is known here")
+    shape, default = dict(_SHAPE), "gelu"
+    if FAMILIES[values["model_type"]] is ALBERT:
+        shape, default = shape | _SHARED, "gelu_new"
+        values = {"num_hidden_groups": 1, **values}
     more = {key: kind for key, kind in _MORE.items() if key in values}
-    foreign.require(values, _SHAPE | more, where)
+    foreign.require(values, shape | more, where)
+    act = values.get("hidden_act", default)
+    if act not in _ACTIVATIONS:
+        raise ValueError(f"{where}: hidden_act is {act!r}; only forms of gelu are known here")
     try:
-        return ModelConfig(**{key: values[key] for key in (*_SHAPE, *more)})
+        return ModelConfig(
+            hidden_act=_ACTIVATIONS[act], **{key: values[key] for key in (*shape, *more)}
+        )
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
 
 
 _NUMBERS = ("F32", "F16", "BF16")
-_HEADS = ("cls.", "bert.pooler.")
 
 
 def load(folder: Path) -> tuple[Encoder, tuple[str, ...]]:
     """The model in a Hugging Face folder, in fp32, and its heads' tensors that are not there.
 
-    A folder may hold a whole `BertForPreTraining`, or lack some of its heads, or have others on
-    top, as fine-tuning leaves them: those are passed over, and what is lacking begins as in a new
-    model.
+    A folder may hold all of a `BertForPreTraining` or `AlbertForPreTraining`, or lack some of the
+    heads, or have others on top, as fine-tuning leaves them: those are passed over, and what is
+    lacking begins as in a new model.
 
     Args:
         folder: config.json and model.safetensors.
@@ -193,16 +306,16 @@ def load(folder: Path) -> tuple[Encoder, tuple[str, ...]]:
     if file.stat().st_size < 2 * needs:  # before so much memory is taken
         raise ValueError(f"{file} does not fit {where.name}, by which it has {needs:,} numbers")
     model = Encoder(config)
-    wanted = to_hf(model.state_dict())
-    tensors = _read(file, wanted)
+    wanted, family = to_hf(model.state_dict(), config), family_of(config)
+    tensors = _read(file, wanted, family)
     fresh = tuple(name for name in wanted if name not in tensors)
-    if lacking := [name for name in fresh if not name.startswith(_HEADS)]:
+    if lacking := [name for name in fresh if not name.startswith(family.heads)]:
         raise ValueError(f"{file} does not fit {where.name}: it lacks {lacking[0]}")
-    model.load_state_dict(from_hf(wanted | tensors), strict=True)
+    model.load_state_dict(from_hf(wanted | tensors, config), strict=True)
     return model, fresh
 
 
-def _read(file: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _read(file: Path, wanted: Mapping[str, Tensor], family: Family) -> dict[str, Tensor]:
     """Those of the tensors wanted that a safetensors file has, of any floating-point type.
 
     Raises:
@@ -211,9 +324,9 @@ def _read(file: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
     tensors = {}
     try:
         with safe_open(file, "pt") as opened:
-            names = _names_today(opened.keys())
-            for name in sorted(set(names) - set(wanted) - _NOT_WEIGHTS):
-                if name.startswith("bert.") and not name.startswith("bert.pooler."):
+            names = _names_today(opened.keys(), family.body)
+            for name in sorted(set(names) - set(wanted) - family.tied):
+                if name.startswith(family.body) and not name.startswith(family.heads):
                     raise ValueError(f"{file} has a tensor that the model has not, {names[name]}")
             for name in [name for name in wanted if name in names]:
                 has, needs = opened.get_slice(names[name]), list(wanted[name].shape)
@@ -231,15 +344,15 @@ def _read(file: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return tensors
 
 
-def _names_today(given: Iterable[str]) -> dict[str, str]:
-    """A file's names of tensors, by the names that `BertForPreTraining` gives them today.
+def _names_today(given: Iterable[str], body: str) -> dict[str, str]:
+    """A file's names of tensors, by the names that transformers gives them today.
 
-    Files made from TensorFlow's have gamma and beta; those of a bare `BertModel` no prefix.
+    Files made from TensorFlow's have gamma and beta; those of a bare encoder no prefix.
     """
     names = {}
     for name in given:
         today = name.replace("LayerNorm.gamma", "LayerNorm.weight")
         names[today.replace("LayerNorm.beta", "LayerNorm.bias")] = name
-    if not any(name.startswith("bert.") for name in names):
-        names = {f"bert.{name}": given for name, given in names.items()}
+    if not any(name.startswith(body) for name in names):
+        names = {f"{body}{name}": given for name, given in names.items()}
     return names

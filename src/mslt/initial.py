@@ -42,11 +42,25 @@ def shift(width: int, by: int) -> Tensor:
     return torch.cat([torch.cat([cosine, sine], 1), torch.cat([-sine, cosine], 1)])
 
 
-def local_queries_and_keys(width: int, heads: int, generator: torch.Generator) -> Tensor:
+def frame(width: int, within: int, generator: torch.Generator) -> Tensor:
+    """A random frame [width, within] of columns that are orthogonal and of length 1."""
+    return torch.linalg.qr(torch.randn(width, within, generator=generator)).Q
+
+
+def local_queries_and_keys(
+    width: int, heads: int, generator: torch.Generator, frame_DE: Tensor | None = None
+) -> Tensor:
     """Weights of queries and keys, as `torch.nn.Linear` holds them: [2 width, width].
 
     Keys are a random projection of the input, and queries the same projection of it shifted, so
     that a query is most like the key of the token at its head's distance.
+
+    Args:
+        width: of the layers (D).
+        heads: H.
+        generator: of the random projections.
+        frame_DE: where narrower embeddings (E) lie within the layers' width; there alone a shift
+            is a rotation. None where they are as wide.
     """
     size = width // heads
     queries, keys = [], []
@@ -54,5 +68,12 @@ def local_queries_and_keys(width: int, heads: int, generator: torch.Generator) -
         random = torch.randn(width, size, generator=generator)
         projection = torch.linalg.qr(random).Q.T * GAIN
         keys.append(projection)
-        queries.append(projection @ shift(width, distance(head)))
+        queries.append(projection @ _shift_within(width, distance(head), frame_DE))
     return torch.cat(queries + keys)
+
+
+def _shift_within(width: int, by: int, frame_DE: Tensor | None) -> Tensor:
+    if frame_DE is None:
+        return shift(width, by)
+    turned = shift(frame_DE.shape[1], by) - torch.eye(frame_DE.shape[1])
+    return torch.eye(width) + frame_DE @ turned @ frame_DE.T

@@ -1,8 +1,11 @@
-"""BERT, written for pre-training: fused QKV, logits at masked positions only.
+"""BERT and ALBERT, written for pre-training: fused QKV, logits at masked positions only.
 
 Shapes: B sequences, L length, R rows of a sequence that are needed, M masked positions, D width,
-H heads, K width of a head, V vocabulary. Weights and losses equal those of Hugging Face's
-`BertForPreTraining` (see `huggingface.py`).
+E width of the embeddings, H heads, K width of a head, V vocabulary. Weights and losses equal those
+of Hugging Face's `BertForPreTraining` and `AlbertForPreTraining` (see `huggingface.py`).
+
+BERT is ALBERT of which every block is one layer, and E is D. An ALBERT's block is several layers in
+a row, which share its weights, and a matrix brings the embeddings to the layers' width.
 
 The model knows nothing of stages or freezing. Its forward-only layers cost no backward pass
 because no tensor that enters them asks for a gradient: autograd then saves nothing for them.
@@ -15,26 +18,32 @@ from torch.utils.checkpoint import checkpoint
 
 from mslt import initial
 from mslt.attention import attend
-from mslt.config import ModelConfig
 from mslt.dropout import Dropout
+from mslt.shape import ModelConfig
+
+# What torch calls them.
+GELU = {"gelu": "none", "gelu_new": "tanh"}
 
 
 class Embeddings(nn.Module):
-    """Token, position and segment embeddings, summed and normalised."""
+    """Token, position and segment embeddings, summed, normalised and as wide as the layers."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.token = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.position = nn.Embedding(config.max_position_embeddings, config.hidden_size)
-        self.segment = nn.Embedding(2, config.hidden_size)
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        width = config.embedding_width
+        self.token = nn.Embedding(config.vocab_size, width)
+        self.position = nn.Embedding(config.max_position_embeddings, width)
+        self.segment = nn.Embedding(2, width)
+        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.dropout = Dropout(config.hidden_dropout_prob)
+        self.project = nn.Linear(width, config.hidden_size) if config.embedding_size else None
 
     def forward(self, input_ids_BL: Tensor, segment_ids_BL: Tensor) -> Tensor:
         """[B, L, D] of the tokens and the segment (0 or 1) that each belongs to."""
-        position_LD = self.position.weight[: input_ids_BL.shape[1]]
-        x_BLD = self.token(input_ids_BL) + self.segment(segment_ids_BL) + position_LD
-        return self.dropout(self.norm(x_BLD))
+        position_LE = self.position.weight[: input_ids_BL.shape[1]]
+        x_BLE = self.token(input_ids_BL) + self.segment(segment_ids_BL) + position_LE
+        x_BLE = self.dropout(self.norm(x_BLE))
+        return x_BLE if self.project is None else self.project(x_BLE)
 
 
 class Attention(nn.Module):
@@ -74,14 +83,16 @@ class FeedForward(nn.Module):
         self.down = nn.Linear(config.intermediate_size, config.hidden_size)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = Dropout(config.hidden_dropout_prob)
+        self.gelu = GELU[config.hidden_act]
 
     def forward(self, x_BRD: Tensor) -> Tensor:
         """[B, R, D], the same shape as it is given."""
-        return self.norm(x_BRD + self.dropout(self.down(F.gelu(self.up(x_BRD)))))
+        inner = F.gelu(self.up(x_BRD), approximate=self.gelu)
+        return self.norm(x_BRD + self.dropout(self.down(inner)))
 
 
 class Block(nn.Module):
-    """One encoder layer."""
+    """One encoder layer, or several in a row that are the same."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -100,20 +111,22 @@ class Head(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.transform = nn.Linear(config.hidden_size, config.hidden_size)
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        width = config.embedding_width
+        self.transform = nn.Linear(config.hidden_size, width)
+        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.gelu = GELU[config.hidden_act]
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
         self.pooler = nn.Linear(config.hidden_size, config.hidden_size)
         self.pair = nn.Linear(config.hidden_size, 2)
 
     def transformed(self, x_BRD: Tensor) -> Tensor:
-        """What the output matrix is multiplied with [B, R, D]."""
-        return self.norm(F.gelu(self.transform(x_BRD)))
+        """What the output matrix is multiplied with [B, R, E]."""
+        return self.norm(F.gelu(self.transform(x_BRD), approximate=self.gelu))
 
-    def mlm(self, x_BRD: Tensor, token_VD: Tensor) -> Tensor:
+    def mlm(self, x_BRD: Tensor, token_VE: Tensor) -> Tensor:
         """Logits over the vocabulary [B, R, V]."""
-        hidden_BRD = self.transformed(x_BRD)
-        return F.linear(hidden_BRD, token_VD.to(hidden_BRD.dtype), self.bias)
+        hidden_BRE = self.transformed(x_BRD)
+        return F.linear(hidden_BRE, token_VE.to(hidden_BRE.dtype), self.bias)
 
     def next_sentence(self, cls_BD: Tensor) -> Tensor:
         """Logits [B, 2] of "B follows A" and "B does not"."""
@@ -121,7 +134,7 @@ class Head(nn.Module):
 
 
 class Encoder(nn.Module):
-    """BERT with its pre-training heads, of `depth` layers.
+    """BERT or ALBERT with its pre-training heads, of `depth` layers.
 
     Args:
         config: the shape; its vocabulary must be known.
@@ -129,7 +142,7 @@ class Encoder(nn.Module):
         seed: of the initial weights, which are truncated normal (Devlin et al. 2018).
 
     Raises:
-        ValueError: no vocabulary, or a depth outside 1..N.
+        ValueError: no vocabulary, or a depth outside 1..N, or no whole number of blocks.
     """
 
     def __init__(self, config: ModelConfig, depth: int | None = None, seed: int = 0) -> None:
@@ -141,14 +154,18 @@ class Encoder(nn.Module):
             raise ValueError(f"depth must be 1 to {config.num_hidden_layers}, not {depth}")
         self.config = config
         self.embeddings = Embeddings(config)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks(depth)))
         self.head = Head(config)
         self._initialise(torch.Generator().manual_seed(seed))
 
     @property
     def depth(self) -> int:
         """Encoder layers that stand."""
-        return len(self.blocks)
+        return len(self.blocks) * self.config.repeat
+
+    def layers(self, start: int, stop: int) -> list[nn.Module]:
+        """The blocks that the layers from `start` up to `stop` are, one for each layer."""
+        return [self.blocks[layer // self.config.repeat] for layer in range(start, stop)]
 
     def _initialise(self, generator: torch.Generator) -> None:
         std = self.config.initializer_range
@@ -164,13 +181,18 @@ class Encoder(nn.Module):
 
     @torch.no_grad()
     def _look_at_neighbours(self, std: float, generator: torch.Generator) -> None:
-        position_LD = self.embeddings.position.weight
-        length, width = position_LD.shape
-        position_LD.copy_(initial.positions(length, width, std))
-        heads = self.config.num_attention_heads
+        position_LE, project = self.embeddings.position.weight, self.embeddings.project
+        length, narrow = position_LE.shape
+        position_LE.copy_(initial.positions(length, narrow, std))
+        width, heads = self.config.hidden_size, self.config.num_attention_heads
+        frame_DE = None
+        if project is not None:
+            frame_DE = initial.frame(width, narrow, generator)
+            project.weight.copy_(frame_DE * (width / narrow) ** 0.5)
         for name, weight in self.blocks.named_parameters():
             if name.endswith("qkv.weight"):
-                weight[: 2 * width] = initial.local_queries_and_keys(width, heads, generator)
+                local = initial.local_queries_and_keys(width, heads, generator, frame_DE)
+                weight[: 2 * width] = local
 
     def bottom(
         self,
@@ -189,7 +211,7 @@ class Encoder(nn.Module):
         """
         x_BLD = self.embeddings(input_ids_BL, segment_ids_BL)
         x_BLD = x_BLD.to(self.head.transform.weight.dtype)
-        for block in self.blocks[:layers]:
+        for block in self.layers(0, layers):
             x_BLD = block(x_BLD, seen_BL)
         return x_BLD
 
@@ -214,7 +236,7 @@ class Encoder(nn.Module):
             recompute: keep of each layer its input alone, and compute it again in the backward
                 pass: a third more work, for memory that hardly grows with the depth.
         """
-        *middle, last = self.blocks[layers:]
+        *middle, last = self.layers(layers, self.depth)
         for block in middle:
             if recompute:
                 x_BLD = checkpoint(block, x_BLD, seen_BL, use_reentrant=False)

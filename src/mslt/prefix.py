@@ -39,7 +39,9 @@ class Prefix:
         self.dtype = model.head.transform.weight.dtype
         self.width = model.config.hidden_size
         self.embeddings = model.embeddings
-        self.blocks = nn.ModuleList(_prepared(block, kind) for block in model.blocks[:layers])
+        self.repeat = model.config.repeat
+        fixed = model.blocks[: model.config.blocks(layers)]
+        self.blocks = nn.ModuleList(_prepared(block, kind) for block in fixed)
 
     @torch.no_grad()
     def __call__(self, inputs: Inputs) -> Tensor:
@@ -61,8 +63,8 @@ class Prefix:
         if x_BLD is None:
             x_BLD = self.embeddings(inputs.input_ids, inputs.segment_ids)
         x_BLD = x_BLD.to(_INSIDE.get(self.kind, self.dtype))
-        for block in self.blocks[start:stop]:
-            x_BLD = block(x_BLD, inputs.seen)
+        for layer in range(start, stop):
+            x_BLD = self.blocks[layer // self.repeat](x_BLD, inputs.seen)
         return x_BLD
 
 

@@ -129,11 +129,12 @@ def enter_stage(job: Job, state: State, index: int) -> tuple[Encoder, Moments]:
     """Model and moments as a stage starts with them, or goes on with them after a resume."""
     stage, optimizer = job.plan.stages[index], job.config.optimizer
     model, moments = state.model, dict(state.moments)
+    repeat = model.config.repeat
     if model.depth != stage.depth:
         model = grow(state.model, to=stage.depth)
         if optimizer.copied_moments == "copied":
             for name, _ in model.named_parameters():
-                source = copied_from(name, state.model.depth, stage.depth)
+                source = copied_from(name, state.model.depth, stage.depth, repeat)
                 if source in moments:
                     mean, square, updates = moments[source]
                     moments[name] = Moment(mean.clone(), square.clone(), updates)
@@ -141,7 +142,7 @@ def enter_stage(job: Job, state: State, index: int) -> tuple[Encoder, Moments]:
     if starts and index and optimizer.returning_moments == "fresh":
         before = job.plan.stages[index - 1].learns_from
         for name in list(moments):
-            if is_fixed(name, before) and not is_fixed(name, stage.learns_from):
+            if is_fixed(name, before, repeat) and not is_fixed(name, stage.learns_from, repeat):
                 del moments[name]
     return model, moments
 

@@ -48,6 +48,11 @@ def _for_one_cpu(hidden_size: int, seq_len: int, lr: float, layers: int = 12) ->
     )
 
 
+def _shared(model: ModelConfig, embedding_size: int) -> ModelConfig:
+    """An ALBERT of a BERT's shape. Its activation is that of Google's ALBERT."""
+    return replace(model, embedding_size=embedding_size, hidden_act="gelu_new")
+
+
 @dataclass(frozen=True)
 class _Shape:
     """A model and how it is trained, whatever the plan.
@@ -66,13 +71,22 @@ _SHAPES = {
     "bert_large": _Shape(
         "BERT-Large", Config(model=ModelConfig(hidden_size=1024, num_hidden_layers=24))
     ),
+    "albert_base": _Shape("ALBERT-Base", Config(model=_shared(ModelConfig(hidden_size=768), 128))),
     "bert_tiny": _Shape("12 layers of 128, length 64, on one CPU", _for_one_cpu(128, 64, 7e-4)),
     "bert_small": _Shape("12 layers of 256, length 128", _for_one_cpu(256, 128, 5e-4)),
     "bert_deep": _Shape(
         "24 layers of 128, length 64, on one CPU", _for_one_cpu(128, 64, 5e-4, layers=24)
     ),
 }
-_TWINS = {"bert_base": "bert_tiny", "bert_large": "bert_deep"}  # the same rows on one CPU
+_SHAPES["albert_tiny"] = _Shape(
+    "ALBERT of 12 layers of 128, length 64, on one CPU",
+    replace(_SHAPES["bert_tiny"].config, model=_shared(_SHAPES["bert_tiny"].config.model, 64)),
+)
+_TWINS = {  # the same rows on one CPU
+    "bert_base": "bert_tiny",
+    "bert_large": "bert_deep",
+    "albert_base": "albert_tiny",
+}
 
 _PLANS: dict[Method, str] = {
     "whole": "the original training",
@@ -93,6 +107,7 @@ class _Row:
         kind: what tells it from other rows of shape and method, for its name.
         share: of a whole training's steps that it takes.
         plan: further fields of the plan.
+        groups: blocks of weights that the layers share, in an ALBERT.
     """
 
     shape: str
@@ -102,6 +117,7 @@ class _Row:
     kind: str = ""
     share: float = 1.0
     plan: Mapping[str, Any] = field(default_factory=dict)
+    groups: int = 0
 
     def register(self, shape: str) -> None:
         """Make a recipe of it for one shape: the paper's, or one that is small."""
@@ -116,7 +132,8 @@ class _Row:
 
         def make() -> Config:
             plan = replace(look.config.plan, method=self.method, **self.plan)
-            return replace(look.config, steps=steps, plan=plan)
+            model = replace(look.config.model, num_hidden_groups=self.groups)
+            return replace(look.config, steps=steps, plan=plan, model=model)
 
         make.__name__ = name
         make.__doc__ = f"{look.title}, {self._says()}: {self.where}{hours}."
@@ -124,6 +141,8 @@ class _Row:
 
     def _says(self) -> str:
         says = _PLANS[self.method]
+        if self.groups:
+            says = f"{self.groups} block{'s' * (self.groups > 1)} of shared weights, {says}"
         if self.kind == "without_retraining":
             return f"{says} without the retrain stage"
         return (
@@ -159,6 +178,8 @@ _PAPER = (
     _bare("bert_large", "Table 4, row 3", 54),
     _Row("bert_large", "mslt", "Table 2, row 3", 42, share=0.5),
     _Row("bert_large", "whole", "Table 2, row 4", 42, share=0.23),
+    _Row("albert_base", "whole", "Table 3, row 2", 62, groups=1),
+    _Row("albert_base", "mslt", "Table 3, row 1", 32, groups=4),
 )
 
 for _row in _PAPER:

@@ -332,7 +332,7 @@ def _compile(model: Encoder, prefix: Prefix) -> None:
     layer that it cannot compile runs as it is.
     """
     torch._dynamo.config.suppress_errors = True
-    for block in model.blocks[prefix.layers :]:
+    for block in model.blocks[model.config.blocks(prefix.layers) :]:
         block.compile(dynamic=False)
     if prefix.kind != "int8":
         for block in prefix.blocks:
