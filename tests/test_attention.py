@@ -10,7 +10,7 @@ from mslt import attention
 from mslt.attention import attend
 from mslt.dropout import keep_mask, kept_share
 
-B, H, R, L, K = 3, 4, 5, 9, 8
+B, H, R, L, K = 3, 4, 8, 9, 8
 
 
 def heads(dtype=torch.float32):
@@ -28,7 +28,10 @@ def plainly(q, k, v, seen, keep):
     return (weights if keep is None else weights * keep / kept_share(0.2)) @ v
 
 
-@pytest.fixture(params=[1, 2 * R * L * 4, 1 << 20], ids=["one head", "two heads", "all heads"])
+@pytest.fixture(
+    params=[1, 3 * R * L * 4, 8 * R * L * 4, 1 << 20],
+    ids=["one head", "three heads", "two sequences", "all of them"],
+)
 def chunks(request, monkeypatch):
     monkeypatch.setattr(attention, "CHUNK_BYTES", request.param)
 

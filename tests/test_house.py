@@ -23,7 +23,7 @@ ROWS = (
         "words",
     ),
     ("data",),
-    ("initial", "dropout", "world"),
+    ("initial", "dropout", "norm", "world"),
     ("attention",),
     ("model", "optim", "machine"),
     ("growth", "objective", "checkpoint"),
@@ -117,6 +117,7 @@ def test_the_model_knows_nothing_of_stages_data_or_processes():
         "attention",
         "dropout",
         "initial",
+        "norm",
         "shape",
     }
 

@@ -1,10 +1,11 @@
 """Scaled dot-product attention that is fast forward and backward, on a GPU and on a CPU.
 
-Shapes: B sequences, H heads, R rows that ask, L rows that are asked, K width of a head; N = B H.
+Shapes: B sequences, H heads, R rows that ask, L rows that are asked, K width of a head; N heads of
+as many sequences as are dealt with at once.
 
 torch's CPU kernel knows no dropout: with it, it falls back to a path that draws masks element by
-element and is slow at 512 tokens. Here a few heads at a time go through all of attention, so that
-their scores stay in the core's cache.
+element and is slow at 512 tokens. Here a few sequences at a time go through all of attention, so
+that their scores, and the copies of their heads that products need, stay in the core's cache.
 """
 
 import math
@@ -13,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mslt.dropout import keep_mask, kept_share
+from mslt.dropout import Words, below_threshold, kept_share
 
-# Scores of this size stay in the second-level cache of a core; best of 0.5 to 4 MB.
+# Scores of this size stay in the second-level cache of a core; best of 0.25 to 32 MB.
 CHUNK_BYTES = 1 << 20
 
 
@@ -34,11 +35,11 @@ def attend(
     on_cpu = q_BHRK.device.type == "cpu"
     backward = torch.is_grad_enabled() and (q_BHRK.requires_grad or k_BHLK.requires_grad)
     if on_cpu and (p > 0 or (backward and k_BHLK.shape[2] <= 256)):
-        bias_B1L = None
+        bias_B11L = None
         if seen_BL is not None:
             bias_BL = torch.zeros(seen_BL.shape, dtype=q_BHRK.dtype)
-            bias_B1L = bias_BL.masked_fill_(~seen_BL, -math.inf)[:, None]
-        return _in_chunks(q_BHRK, k_BHLK, v_BHLK, bias_B1L, p)
+            bias_B11L = bias_BL.masked_fill_(~seen_BL, -math.inf)[:, None, None]
+        return _in_chunks(q_BHRK, k_BHLK, v_BHLK, bias_B11L, p)
     mask = None if seen_BL is None else seen_BL[:, None, None, :]
     return F.scaled_dot_product_attention(q_BHRK, k_BHLK, v_BHLK, attn_mask=mask, dropout_p=p)
 
@@ -46,60 +47,88 @@ def attend(
 # Compiled code calls it as it is: its chunks and random numbers are not for the compiler.
 @torch.compiler.disable
 def _in_chunks(
-    q_BHRK: Tensor, k_BHLK: Tensor, v_BHLK: Tensor, bias_B1L: Tensor | None, p: float
+    q_BHRK: Tensor, k_BHLK: Tensor, v_BHLK: Tensor, bias_B11L: Tensor | None, p: float
 ) -> Tensor:
-    mixed_BHRK: Tensor = _Attend.apply(q_BHRK, k_BHLK, v_BHLK, bias_B1L, p)
+    mixed_BHRK: Tensor = _Attend.apply(q_BHRK, k_BHLK, v_BHLK, bias_B11L, p)
     return mixed_BHRK
 
 
 class _Attend(torch.autograd.Function):
-    """Attention a few heads at a time; the weights are saved for the backward pass."""
+    """Attention a few sequences at a time; weights and masks are saved for the backward pass.
+
+    Masks are of the weights' type, 0 or 1: a product with booleans would convert them first, which
+    takes longer than the product.
+    """
 
     @staticmethod
-    def forward(ctx, q_BHRK, k_BHLK, v_BHLK, bias_B1L, p):  # type: ignore[no-untyped-def]
+    def forward(ctx, q_BHRK, k_BHLK, v_BHLK, bias_B11L, p):  # type: ignore[no-untyped-def]
         B, H, R, K = q_BHRK.shape
-        q, k, v = (x.reshape(B * H, -1, K) for x in (q_BHRK, k_BHLK, v_BHLK))
-        N, L = B * H, k.shape[1]
-        bias = None if bias_B1L is None else bias_B1L.repeat_interleave(H, 0)
-        weights_NRL = q.new_empty(N, R, L)
-        keep_NRL = keep_mask((N, R, L), p) if p else None
-        out_NRK = torch.empty_like(q)
-        for part in _parts(weights_NRL):
-            w = weights_NRL[part]
-            torch.baddbmm(w, q[part], k[part].mT, beta=0, alpha=K**-0.5, out=w)
-            if bias is not None:
-                w += bias[part]
+        weights_BHRL = q_BHRK.new_empty(B, H, R, k_BHLK.shape[2])
+        keep_BHRL = torch.empty_like(weights_BHRL) if p else None
+        words = Words() if p else None
+        out_BHRK = _heads_of_rows(q_BHRK)
+        for part in _parts(weights_BHRL):
+            q, k, v, w = (_heads(x[part]) for x in (q_BHRK, k_BHLK, v_BHLK, weights_BHRL))
+            torch.baddbmm(w, q, k.mT, beta=0, alpha=K**-0.5, out=w)
+            if bias_B11L is not None:
+                weights_BHRL[part] += bias_B11L[part[0]]
             torch.softmax(w, -1, out=w)
-            torch.bmm(w if keep_NRL is None else w * keep_NRL[part], v[part], out=out_NRK[part])
-        if keep_NRL is not None:
-            out_NRK *= 1 / kept_share(p)
-        ctx.save_for_backward(q, k, v, weights_NRL, keep_NRL)
+            if keep_BHRL is None or words is None:
+                _put(torch.bmm(w, v), out_BHRK[part])
+            else:
+                keep = _heads(keep_BHRL[part])
+                torch.ge(words.draw(tuple(w.shape)), below_threshold(p), out=keep)
+                _put(torch.bmm(w * keep, v), out_BHRK[part], 1 / kept_share(p))
+        ctx.save_for_backward(q_BHRK, k_BHLK, v_BHLK, weights_BHRL, keep_BHRL)
         ctx.p = p
-        return out_NRK.view(B, H, R, K)
+        return out_BHRK
 
     @staticmethod
     def backward(ctx, grad_BHRK):  # type: ignore[no-untyped-def]
-        q, k, v, weights_NRL, keep_NRL = ctx.saved_tensors
-        B, H, R, K = grad_BHRK.shape
-        grad = grad_BHRK.reshape(B * H, R, K)
-        if keep_NRL is not None:
-            grad = grad * (1 / kept_share(ctx.p))
-        dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-        for part in _parts(weights_NRL):
-            w, dw = weights_NRL[part], torch.bmm(grad[part], v[part].mT)
-            if keep_NRL is None:
-                torch.bmm(w.mT, grad[part], out=dv[part])
-            else:
-                torch.bmm((w * keep_NRL[part]).mT, grad[part], out=dv[part])
-                dw *= keep_NRL[part]
+        q_BHRK, k_BHLK, v_BHLK, weights_BHRL, keep_BHRL = ctx.saved_tensors
+        K = q_BHRK.shape[3]
+        dq, dk, dv = (_heads_of_rows(x) for x in (q_BHRK, k_BHLK, v_BHLK))
+        for part in _parts(weights_BHRL):
+            q, k, v, w = (_heads(x[part]) for x in (q_BHRK, k_BHLK, v_BHLK, weights_BHRL))
+            grad = _heads(grad_BHRK[part])
+            dropped = w
+            if keep_BHRL is not None:
+                keep = _heads(keep_BHRL[part])
+                grad = grad * (1 / kept_share(ctx.p))
+                dropped = w * keep
+            _put(torch.bmm(dropped.mT, grad), dv[part])
+            dw = torch.bmm(grad, v.mT)
+            if keep_BHRL is not None:
+                dw *= keep
             scores = torch._softmax_backward_data(dw, w, -1, w.dtype)
-            torch.baddbmm(dq[part], scores, k[part], beta=0, alpha=K**-0.5, out=dq[part])
-            torch.baddbmm(dk[part], scores.mT, q[part], beta=0, alpha=K**-0.5, out=dk[part])
-        return dq.view(B, H, R, K), dk.view(B, H, -1, K), dv.view(B, H, -1, K), None, None
+            _put(torch.bmm(scores, k), dq[part], K**-0.5)
+            _put(torch.bmm(scores.mT, q), dk[part], K**-0.5)
+        return dq, dk, dv, None, None
 
 
-def _parts(weights_NRL: Tensor) -> list[slice]:
-    """Runs of heads whose scores fit CHUNK_BYTES."""
-    N = len(weights_NRL)
-    size = max(1, CHUNK_BYTES // (weights_NRL[0].numel() * weights_NRL.element_size()))
-    return [slice(start, start + size) for start in range(0, N, size)]
+def _heads(x_BHRK: Tensor) -> Tensor:
+    """[N, R, K]: those of some sequences, one after the other in memory."""
+    return x_BHRK.reshape(-1, *x_BHRK.shape[2:])
+
+
+def _put(x_NRK: Tensor, into_BHRK: Tensor, times: float = 1.0) -> None:
+    """Write what `_heads` has put one after the other to its place."""
+    torch.mul(x_NRK.view(into_BHRK.shape), times, out=into_BHRK)
+
+
+def _heads_of_rows(x_BHRK: Tensor) -> Tensor:
+    """Room for [B, H, R, K] where the heads of a row are neighbours, as linear layers have it."""
+    B, H, R, K = x_BHRK.shape
+    return x_BHRK.new_empty(B, R, H, K).transpose(1, 2)
+
+
+def _parts(weights_BHRL: Tensor) -> list[tuple[slice, slice]]:
+    """Runs of sequences whose scores fit CHUNK_BYTES, or of heads where one sequence's do not."""
+    B, H, R, L = weights_BHRL.shape
+    heads = max(1, CHUNK_BYTES // (R * L * weights_BHRL.element_size()))
+    size = max(1, heads // H)
+    return [
+        (slice(row, row + size), slice(head, head + heads))
+        for row in range(0, B, size)
+        for head in range(0, H, heads)
+    ]

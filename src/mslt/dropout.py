@@ -20,16 +20,21 @@ def kept_share(p: float) -> float:
     return max(1, round((1 - p) * _LEVELS)) / _LEVELS
 
 
-def random_words(shape: tuple[int, ...]) -> Tensor:
-    """Uniformly random int16 [shape], on the CPU.
+class Words:
+    """A stream of uniformly random int16, on the CPU.
 
     torch's own generator gives the stream's seed, so that whatever seeds, saves or restores that
     one, as activation checkpointing does, governs these numbers too.
     """
-    count = math.prod(shape)
-    stream = np.random.SFC64(int(torch.empty((), dtype=torch.int64).random_()))
-    words = np.asarray(stream.random_raw(-(-count // 4))).view(np.int16)
-    return torch.from_numpy(words[:count]).view(shape)
+
+    def __init__(self) -> None:
+        self._stream = np.random.SFC64(int(torch.empty((), dtype=torch.int64).random_()))
+
+    def draw(self, shape: tuple[int, ...]) -> Tensor:
+        """The next of them [shape]; a multiple of four is drawn, the rest of it left out."""
+        count = math.prod(shape)
+        words = np.asarray(self._stream.random_raw(-(-count // 4))).view(np.int16)
+        return torch.from_numpy(words[:count]).view(shape)
 
 
 def below_threshold(p: float) -> int:
@@ -39,7 +44,7 @@ def below_threshold(p: float) -> int:
 
 def keep_mask(shape: tuple[int, ...], p: float) -> Tensor:
     """Bool [shape], on the CPU: True with probability `kept_share(p)`."""
-    return random_words(shape) >= below_threshold(p)
+    return Words().draw(shape) >= below_threshold(p)
 
 
 def dropout(x: Tensor, p: float, training: bool) -> Tensor:
@@ -54,7 +59,7 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
 @torch.compiler.disable
 def _scaled_mask(x: Tensor, p: float) -> Tensor:
     mask = torch.empty(x.shape, dtype=x.dtype)
-    torch.ge(random_words(tuple(x.shape)), below_threshold(p), out=mask)
+    torch.ge(Words().draw(tuple(x.shape)), below_threshold(p), out=mask)
     return mask.mul_(1 / kept_share(p))
 
 

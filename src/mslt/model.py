@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from mslt import initial
 from mslt.attention import attend
 from mslt.dropout import Dropout
+from mslt.norm import LayerNorm
 from mslt.shape import ModelConfig
 
 # What torch calls them.
@@ -34,7 +35,7 @@ class Embeddings(nn.Module):
         self.token = nn.Embedding(config.vocab_size, width)
         self.position = nn.Embedding(config.max_position_embeddings, width)
         self.segment = nn.Embedding(2, width)
-        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.norm = LayerNorm(width, eps=config.layer_norm_eps)
         self.dropout = Dropout(config.hidden_dropout_prob)
         self.project = nn.Linear(width, config.hidden_size) if config.embedding_size else None
 
@@ -54,7 +55,7 @@ class Attention(nn.Module):
         self.heads = config.num_attention_heads
         self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.out = nn.Linear(config.hidden_size, config.hidden_size)
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = Dropout(config.hidden_dropout_prob)
         self.weights_dropout_prob = config.attention_probs_dropout_prob
 
@@ -81,7 +82,7 @@ class FeedForward(nn.Module):
         super().__init__()
         self.up = nn.Linear(config.hidden_size, config.intermediate_size)
         self.down = nn.Linear(config.intermediate_size, config.hidden_size)
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = Dropout(config.hidden_dropout_prob)
         self.gelu = GELU[config.hidden_act]
 
@@ -113,7 +114,7 @@ class Head(nn.Module):
         super().__init__()
         width = config.embedding_width
         self.transform = nn.Linear(config.hidden_size, width)
-        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.norm = LayerNorm(width, eps=config.layer_norm_eps)
         self.gelu = GELU[config.hidden_act]
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
         self.pooler = nn.Linear(config.hidden_size, config.hidden_size)

@@ -140,12 +140,12 @@ class _MaskedTokenLoss(torch.autograd.Function):
         for start in range(0, len(ids_N), size):
             part = slice(start, start + size)
             ids, weights = ids_N[part, None], weights_N[part, None]
-            logits = F.linear(hidden_ND[part], token, bias_V).float()
-            log_sum = logits.logsumexp(-1, keepdim=True)
-            loss += ((log_sum - logits.gather(1, ids)) * weights).sum()
+            logits = F.linear(hidden_ND[part], token, bias_V)
+            log_share = logits.log_softmax(-1, dtype=torch.float32)
+            loss -= (log_share.gather(1, ids) * weights).sum()
             if any(wanted):
-                # d loss / d logits = weight (softmax - one-hot), in the logits' own memory.
-                slope = logits.sub_(log_sum).exp_().mul_(weights)
+                # d loss / d logits = weight (softmax - one-hot), in the same memory.
+                slope = log_share.exp_().mul_(weights)
                 slopes.add(part, slope.scatter_add_(1, ids, -weights))
         ctx.save_for_backward(slopes.hidden, slopes.token, slopes.bias)
         ctx.dtypes = hidden_ND.dtype, token_VD.dtype, bias_V.dtype

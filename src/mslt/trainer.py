@@ -2,7 +2,8 @@
 
 In bf16, the layers and heads that compute are copies of the fp32 weights that learn: cast once per
 step, or once per stage where they are fixed. Embeddings stay in fp32, since a frequent token's
-gradient is a sum of hundreds of terms.
+gradient is a sum of hundreds of terms; LayerNorms on a CPU too, where torch adds up the gradient of
+a bf16 one, over all rows, in bf16.
 """
 
 import copy
@@ -13,7 +14,7 @@ from functools import partial
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mslt.config import OptimizerConfig
 from mslt.data.instances import Batch
@@ -315,12 +316,16 @@ def _gathered(trainer: weakref.ref[Trainer], name: str, _: Tensor) -> None:
 
 
 def _half(model: Encoder) -> Encoder:
-    """A copy that shares the embeddings and holds the layers and heads in bf16."""
+    """A copy that shares what stays in fp32, and holds the rest of layers and heads in bf16."""
     embeddings = model.embeddings
     shared = {id(tensor): tensor for tensor in embeddings.parameters()}
     half = copy.deepcopy(model, shared)
     half.blocks.to(torch.bfloat16)
     half.head.to(torch.bfloat16)
+    if half.head.bias.device.type == "cpu":
+        for mine, full in zip(half.modules(), model.modules()):
+            if isinstance(mine, nn.LayerNorm) and isinstance(full, nn.LayerNorm):
+                mine.weight, mine.bias = full.weight, full.bias
     return half
 
 
