@@ -30,10 +30,10 @@ ROWS = (
     ("prefix", "reducer", "huggingface", "replicas"),
     ("cache", "pretrained"),
     ("trainer", "run"),
-    ("forecast", "console", "job", "pretrain", "resume", "rehearsal", "launch"),
+    ("forecast", "console", "job", "pretrain", "turns", "resume", "rehearsal", "launch"),
     ("analysis",),
     ("card", "export"),
-    ("demo",),
+    ("demo", "compare"),
     ("commands",),
     ("cli", "__main__"),
 )

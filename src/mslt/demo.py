@@ -6,7 +6,6 @@ standard library and of the installed packages.
 
 import statistics
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,16 +14,16 @@ import torch
 from mslt.analysis.curves import Curve, draw
 from mslt.analysis.tables import stage_table
 from mslt.config import Config
-from mslt.console import Console, duration
+from mslt.console import duration
 from mslt.data.prepare import PrepareConfig, prepare
 from mslt.data.store import TokenStore
 from mslt.export import export
 from mslt.job import Job
 from mslt.model import Encoder
-from mslt.pretrain import Done, train
 from mslt.recipes import demo_mslt, demo_whole
 from mslt.run import Run
 from mslt.trainer import Trainer
+from mslt.turns import Loop, in_turns
 
 BLOCKS = 10  # of each plan, taken in turn, so that both see the same drifts of the machine
 PROBE_STEPS = 6
@@ -102,31 +101,26 @@ def side_by_side(
     store: TokenStore, out: Path, configs: dict[str, Config], steps: int
 ) -> dict[str, Run]:
     """Train each config for the same steps, a block of one after a block of the other."""
-    loops: dict[str, Iterator[Done]] = {}
-    runs: dict[str, Run] = {}
+    loops: dict[str, Loop] = {}
     for name, config in configs.items():
         every = max(1, steps // 20)
         config = replace(config, steps=steps, eval_every=every, save_every=steps)
         job = Job.prepare(config, store)
-        runs[name] = Run.create(out / name, job.config, job.facts(store), store.path / "tokenizer")
-        console = Console(job.plan, config.batch_size, quiet=True)
-        loops[name] = train(job, job.first_state(), runs[name], console)
+        run = Run.create(out / name, job.config, job.facts(store), store.path / "tokenizer")
+        loops[name] = Loop.of(job, job.first_state(), run)
     print(f"Loss of the tokens' own frequencies: {job.baseline:.3f}", flush=True)
-    for block in range(1, BLOCKS + 1):
-        line = []
-        for name, loop in loops.items():
-            done = _advance(loop, steps * block // BLOCKS)
-            heldout = runs[name].heldout()[-1]
-            line.append(f"{name} {heldout['mlm_loss']:.3f} in {done.clock.seconds:5.1f} s")
-        print(f"  step {steps * block // BLOCKS:5,}/{steps:,}: " + ", ".join(line), flush=True)
+    runs, line = {name: loop.run for name, loop in loops.items()}, list[str]()
+    for turn in in_turns(loops, BLOCKS):
+        if turn.lost:
+            raise turn.lost
+        if turn.over:
+            last = runs[turn.name].heldout()[-1]
+            line.append(f"{turn.name} {last['mlm_loss']:.3f} in {last['seconds']:5.1f} s")
+        if len(line) == len(loops):
+            step = steps * turn.block // BLOCKS
+            print(f"  step {step:5,}/{steps:,}: " + ", ".join(line), flush=True)
+            line = []
     return runs
-
-
-def _advance(loop: Iterator[Done], to: int) -> Done:
-    done = next(loop)
-    while done.step < to:
-        done = next(loop)
-    return done
 
 
 def verdict(runs: dict[str, Run]) -> str:
