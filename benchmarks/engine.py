@@ -18,7 +18,7 @@ from common import Setting, Variant, finish, matrix_product, options, setting, t
 from reference import COMPILED, EAGER, best, parity, refuse_without, rivals
 from stages import Steps, Way
 
-from mslt.analysis.tables import aligned
+from mslt.analysis.formats import aligned
 from mslt.config import PlanConfig
 from mslt.cost import step_cost
 

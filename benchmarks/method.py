@@ -28,7 +28,7 @@ from memory import peak
 from reference import EAGER, best, parity, refuse_without, rivals
 from stages import CACHED, PHASES, Logging, Steps, Way, ways
 
-from mslt.analysis.tables import aligned
+from mslt.analysis.formats import aligned
 from mslt.config import InstanceConfig, PlanConfig
 from mslt.cost import FREE, speedup, step_cost
 from mslt.plan import Stage

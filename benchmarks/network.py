@@ -28,8 +28,8 @@ import link
 from common import finish
 from linked import PHASES, SHAPES, Blocks, Figures, Pair, Shape, Way, plans, ways
 
+from mslt.analysis.formats import aligned
 from mslt.analysis.scale import Parts, Rates, mean_seconds, simple_ratio, simple_ratio_ahead
-from mslt.analysis.tables import aligned
 from mslt.cost import learning_parameters
 from mslt.plan import Plan, Stage
 from mslt.run import machine

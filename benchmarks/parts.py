@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from common import ADAMW, Setting, Variant, finish, options, setting, take_turns
 from torch import Tensor, nn
 
-from mslt.analysis.tables import aligned
+from mslt.analysis.formats import aligned
 from mslt.attention import attend
 from mslt.config import OptimizerConfig, PlanConfig
 from mslt.dropout import dropout

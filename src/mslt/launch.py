@@ -57,7 +57,7 @@ def pretrain(
         device, store = pick_device(config.device), TokenStore.open(data)
     with joined(device) as world:
         with world.phases("verifying the store"):
-            _verify(store, world, whole=verify)
+            verify_store(store, world, whole=verify)
         if world.most(resume or (world.main and _began_here(out))):
             run = Run.shared(world, out, config, lambda: Run.open(out))
             with run.lock():
@@ -77,7 +77,7 @@ def pretrain(
             return follow(job, state, run)
 
 
-def _verify(store: TokenStore, world: World, *, whole: bool) -> None:
+def verify_store(store: TokenStore, world: World, *, whole: bool) -> None:
     """Compare the store with its hashes, once on each machine.
 
     Raises:

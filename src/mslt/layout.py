@@ -20,6 +20,10 @@ from mslt import foreign
 from mslt.config import Config
 
 CONFIG, FACTS, METRICS, LOCK = "config.yaml", "run.json", "metrics.jsonl", ".lock"
+COMPARISON = "compare.json"  # of a folder that holds the runs of several plans
+
+# What the plans of a comparison have in common (sections 4.2 and 4.3).
+Budget = Literal["steps", "time", "recipe"]
 
 # What the readers of run.json and of metrics.jsonl count on.
 _COUNTS = {"tokens": int, "sentences": int, "documents": int}
@@ -167,3 +171,8 @@ def model_folders(run: Path, stage: int | None = None, *, best: bool = False) ->
     if not checkpoints:
         raise ValueError(f"{run} has no checkpoint yet: there is no model in it")
     return checkpoints[::-1]
+
+
+def compared_run(comparison: Path, plan: str, seed: int) -> Path:
+    """Where a comparison keeps the run of a plan and a seed."""
+    return comparison / "runs" / f"{plan}-seed{seed}"

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from mslt.config import Config, ModelConfig, OptimizerConfig, PlanConfig
+from mslt.options import Values, did_you_mean, flatten
 from mslt.schedule import Schedule
 
 Method = Literal["whole", "stacking", "mslt"]
@@ -46,6 +47,24 @@ def _for_one_cpu(hidden_size: int, seq_len: int, lr: float, layers: int = 12) ->
         schedule=Schedule(lr=lr, warmup_steps=100, shape="wsd"),
         optimizer=OptimizerConfig(name="adamw"),
     )
+
+
+def recipe_values(name: str) -> Values:
+    """A recipe's values. What it derives from the width goes back to 0, derived anew later.
+
+    Raises:
+        ValueError: there is no such recipe.
+    """
+    if name not in RECIPES:
+        hint = did_you_mean(name, RECIPES) or "; mslt recipes lists them"
+        raise ValueError(f"unknown recipe {name}{hint}")
+    config = RECIPES[name]()
+    values = flatten(config.to_dict())
+    usual = ModelConfig(hidden_size=config.model.hidden_size)
+    for key in ("num_attention_heads", "intermediate_size"):
+        if getattr(config.model, key) == getattr(usual, key):
+            values[f"model.{key}"] = 0
+    return values
 
 
 def _shared(model: ModelConfig, embedding_size: int) -> ModelConfig:

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from made_up_run import CONFIG, new_run
 
-from mslt.analysis.tables import HEADINGS, aligned, stage_rows, stage_table
+from mslt.analysis.formats import aligned
+from mslt.analysis.tables import HEADINGS, stage_rows, stage_table
 from mslt.run import Run
 
 ENDS = [(400, 20.0, 2.5), (800, 50.0, 2.0), (1000, 80.0, 1.5)]  # step, seconds, loss

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mslt.analysis.formats import aligned
 from mslt.run import Run
 
 HEADINGS = ("plan", "stage", "depth", "learn", "steps", "seconds", "tokens/s", "held-out loss")
@@ -61,19 +62,3 @@ def stage_table(runs: Mapping[str, Run]) -> str:
         loss = f"{rows[-1]['heldout']:.4f}" if rows else ""
         lines.append((name, "all", "", "", f"{steps:,}", f"{total:.1f}", "", loss))
     return aligned(lines)
-
-
-def aligned(lines: Sequence[Sequence[str]]) -> str:
-    """Columns of text: the first to the left, the others to the right, under a ruled heading."""
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-
-    def row(line: Sequence[str]) -> str:
-        first, *rest = (
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths))
-        )
-        return "  ".join([first, *rest]).rstrip()
-
-    return "\n".join(
-        [row(lines[0]), "  ".join("-" * width for width in widths), *map(row, lines[1:])]
-    )

@@ -5,10 +5,10 @@ from pathlib import Path
 import yaml
 
 from mslt import foreign
-from mslt.config import Config, ModelConfig
+from mslt.config import Config
 from mslt.launcher import first_here_speaks
-from mslt.options import Options, Values, did_you_mean, flatten, unflatten
-from mslt.recipes import RECIPES
+from mslt.options import Options, Values, unflatten
+from mslt.recipes import RECIPES, recipe_values
 
 
 def command(argv: list[str]) -> int:
@@ -102,21 +102,19 @@ def show_recipe(options: Options, argv: list[str]) -> None:
     """Let the help show the values of the recipe that is named."""
     for word in argv:
         if word in RECIPES:
-            options.set_defaults(_recipe(word))
+            options.set_defaults(recipe_values(word))
 
 
 def chosen(options: Options, given: Values) -> Values:
     """Every field's value: the recipe's or the resumed run's, then the file's, then the given."""
     name = given.get("recipe")
-    if name is not None and name not in RECIPES:
-        hint = did_you_mean(name, RECIPES) or "; mslt recipes lists them"
-        raise ValueError(f"unknown recipe {name}{hint}")
+    base = {} if name is None else recipe_values(name)
     over = options.read(Path(given["config"])) if "config" in given else {}
     over |= {key: given[key] for key in options.fields if key in given}
     if given.get("resume"):
         return _resumed(options, Path(options.need(given, "out")), name, over) | over
     if name is not None:
-        return _recipe(name) | over
+        return base | over
     if "config" not in given:
         raise ValueError("RECIPE is missing (mslt recipes lists them), and so is --config")
     absent = [key for key in options.fields if key not in over]
@@ -125,24 +123,13 @@ def chosen(options: Options, given: Values) -> Values:
     return over
 
 
-def _recipe(name: str) -> Values:
-    """A recipe's values. What it derives from the width goes back to 0, derived anew later."""
-    config = RECIPES[name]()
-    values = flatten(config.to_dict())
-    usual = ModelConfig(hidden_size=config.model.hidden_size)
-    for key in ("num_attention_heads", "intermediate_size"):
-        if getattr(config.model, key) == getattr(usual, key):
-            values[f"model.{key}"] = 0
-    return values
-
-
 def _resumed(options: Options, out: Path, recipe: str | None, over: Values) -> Values:
     """The values of the run in `out`. A recipe beside --resume must be of its kind."""
     file = out / "config.yaml"
     if not file.is_file():
         raise ValueError(f"{out} is no run to resume: it has no config.yaml")
     values = options.read(file)
-    told = _recipe(recipe) | over if recipe else values
+    told = recipe_values(recipe) | over if recipe else values
     for key in ("plan.method", "model.hidden_size", "model.num_hidden_layers"):
         if key not in values:
             raise ValueError(f"{file} is damaged: it lacks {key}")

@@ -1,0 +1,80 @@
+"""What a comparison has come to: tables and curves of its finished runs."""
+
+from pathlib import Path
+from typing import Any
+
+from mslt import layout
+from mslt.analysis.formats import to_csv, to_latex, to_markdown, to_text, to_values
+from mslt.analysis.paper import Table, paper_tables
+from mslt.analysis.results import Result, finished
+from mslt.files import naming
+
+
+def write_results(out: Path, names: list[str], seeds: list[int], budget: str) -> dict[str, Any]:
+    """Write tables and curves of a comparison's finished runs, and show the tables.
+
+    Returns:
+        What compare.json keeps of them.
+
+    Raises:
+        ValueError: naming a damaged file of a run.
+        OSError: the disk is full or not writable.
+    """
+    results = results_of(compared_runs(out, names, seeds))
+    if not results:
+        return {}
+    tables = paper_tables(results, budget)
+    write_tables(out, tables)
+    print("\n" + "\n\n".join(to_text(t) for t in tables if t.has_scores or not t.number) + "\n")
+    return summary(results, tables)
+
+
+def compared_runs(out: Path, names: list[str], seeds: list[int]) -> list[Path]:
+    """The folders of a comparison's runs that are there, plans in their order, then seeds."""
+    paths = [layout.compared_run(out, name, seed) for name in names for seed in seeds]
+    return [path for path in paths if (path / layout.CONFIG).is_file()]
+
+
+def write_tables(out: Path, tables: list[Table]) -> None:
+    """tables.md, tables.csv and tables.tex in a folder.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    texts = {
+        "md": "\n\n".join(map(to_markdown, tables)) + "\n",
+        "tex": "\n\n".join(map(to_latex, tables)) + "\n",
+        "csv": to_csv(tables),
+    }
+    for kind, text in texts.items():
+        path = out / f"tables.{kind}"
+        with naming(path):
+            path.write_text(text, encoding="utf-8")
+
+
+def results_of(runs: list[Path]) -> list[Result]:
+    """The results of the runs that are finished.
+
+    Raises:
+        ValueError: naming a damaged file.
+    """
+    return [result for result in map(finished, runs) if result]
+
+
+def summary(results: list[Result], tables: list[Table]) -> dict[str, Any]:
+    """Results and tables, for JSON."""
+    runs = [
+        {
+            "plan": result.plan,
+            "seed": result.seed,
+            "steps": result.stages.steps,
+            "tokens": result.tokens,
+            "seconds": result.seconds,
+            "heldout_loss": result.loss,
+            "baseline_mlm_loss": result.baseline,
+            "parameters": result.parameters,
+            "scores": dict(result.scores),
+        }
+        for result in results
+    ]
+    return {"runs": runs, "tables": [to_values(table) for table in tables]}

@@ -1,0 +1,167 @@
+"""What finished runs took and reached, by plan and over seeds. Reads run folders; imports no torch.
+
+A plan's figure is the median over its runs, with the range. Two plans are compared seed by seed,
+since runs of one seed have seen the same data: their difference is taken to be inside the noise
+where it has not one sign for all seeds, or spreads by more than its own median.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+from mslt import cost, layout
+from mslt.plan import Plan
+
+
+@dataclass(frozen=True)
+class Spread:
+    """One figure of several runs.
+
+    Args:
+        values: by run; at least one.
+    """
+
+    values: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """The middle, or the mean of the two in the middle."""
+        return median(self.values)
+
+    @property
+    def low(self) -> float:
+        """The least."""
+        return min(self.values)
+
+    @property
+    def high(self) -> float:
+        """The most."""
+        return max(self.values)
+
+
+def inside_noise(differences: Sequence[float]) -> bool | None:
+    """Whether differences between two plans, by seed, may be none.
+
+    Returns:
+        None where one seed alone says nothing about noise.
+    """
+    if len(differences) < 2:
+        return None
+    spread = Spread(tuple(differences))
+    one_sign = spread.low > 0 or spread.high < 0
+    return not one_sign or abs(spread.median) < spread.high - spread.low
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run.
+
+    Args:
+        plan: its name.
+        seed: of the run.
+        stages: of its plan.
+        tokens: it was trained on, padding included.
+        seconds: of training.
+        loss: held-out, of masked tokens, at the end, in nats.
+        baseline: the same of the tokens' own frequencies.
+        parameters: of the finished model.
+        curve: (step, seconds, held-out loss) of every evaluation.
+        shared: whether its layers share weights, as ALBERT's do.
+        scores: of tasks that it was fine-tuned on, by the names of the paper's columns, in percent.
+    """
+
+    plan: str
+    seed: int
+    stages: Plan
+    tokens: int
+    seconds: float
+    loss: float
+    baseline: float
+    parameters: int
+    curve: tuple[tuple[int, float, float], ...]
+    shared: bool = False
+    scores: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is the original training: all layers learn from beginning to end."""
+        last = self.stages.stages[-1]
+        return all((s.depth, s.learns_from) == (last.depth, 0) for s in self.stages.stages)
+
+    @property
+    def is_layerwise(self) -> bool:
+        """Whether layers are fixed in some stage."""
+        return any(stage.learns_from for stage in self.stages.stages)
+
+    @property
+    def is_retrained(self) -> bool:
+        """Whether all layers learn together in the end."""
+        return not self.stages.stages[-1].learns_from
+
+    def seconds_to(self, loss: float) -> float | None:
+        """Training time at the first evaluation with a held-out loss of at most this."""
+        return next((seconds for _, seconds, reached in self.curve if reached <= loss), None)
+
+
+def plan_and_seed(run: Path) -> tuple[str, int | None]:
+    """What the name of a run's folder says: NAME-seedS."""
+    found = re.fullmatch("(.+)-seed([0-9]{1,18})", run.name)
+    return (found[1], int(found[2])) if found else (run.name, None)
+
+
+def finished(run: Path) -> Result | None:
+    """The result of a run's folder; None where its plan has not come to an end.
+
+    Raises:
+        ValueError: it holds no run, or a damaged one.
+    """
+    config, plan = layout.read_config(run), layout.read_config(run).stages()
+    curve = tuple(
+        (line["step"], line["seconds"], line["mlm_loss"])
+        for line in layout.read_metrics(run)
+        if line["kind"] == "heldout"
+    )
+    if not curve or curve[-1][0] != plan.steps:
+        return None
+    name, _ = plan_and_seed(run)
+    return Result(
+        plan=name,
+        seed=config.seed,
+        stages=plan,
+        tokens=tokens_at(plan, config.batch_size, plan.steps),
+        seconds=curve[-1][1],
+        loss=curve[-1][2],
+        baseline=layout.read_facts(run)["baseline_mlm_loss"],
+        parameters=cost.parameters(config.model, config.model.num_hidden_layers),
+        curve=curve,
+    )
+
+
+def tokens_at(plan: Plan, batch_size: int, step: int) -> int:
+    """Tokens that a run has been trained on after a step, padding included."""
+    begin, tokens = 0, 0
+    for stage, end in zip(plan.stages, plan.ends):
+        tokens += max(0, min(step, end) - begin) * batch_size * stage.seq_len
+        begin = end
+    return tokens
+
+
+def by_plan(results: Iterable[Result]) -> dict[str, list[Result]]:
+    """The results of each plan, by seed; plans in the order in which they come."""
+    plans: dict[str, list[Result]] = {}
+    for result in results:
+        plans.setdefault(result.plan, []).append(result)
+    return {name: sorted(found, key=lambda r: r.seed) for name, found in plans.items()}
+
+
+def reference(plans: Mapping[str, Sequence[Result]]) -> str:
+    """Which plan the others are compared with: the first that trains the whole model, or the first.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not plans:
+        raise ValueError("no run has come to its end: there is nothing to compare")
+    return next((name for name, found in plans.items() if found[0].is_whole), next(iter(plans)))
