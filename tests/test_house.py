@@ -33,6 +33,7 @@ ROWS = (
     ("forecast", "console", "job", "pretrain", "turns", "resume", "rehearsal", "launch"),
     ("analysis",),
     ("card", "export"),
+    ("budget",),
     ("demo", "compare"),
     ("commands",),
     ("cli", "__main__"),

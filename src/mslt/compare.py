@@ -11,10 +11,9 @@ from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-from mslt import foreign, layout
+from mslt import budget, foreign, layout
 from mslt.analysis.comparison import write_results
 from mslt.config import Config
 from mslt.console import duration
@@ -23,8 +22,6 @@ from mslt.files import appearing, locked, refuse_standing
 from mslt.job import Job, store_hash
 from mslt.launch import save, verify_store
 from mslt.launcher import first_here_speaks, launched
-from mslt.plan import Plan, Stage
-from mslt.rehearsal import stretches
 from mslt.replicas import hand_out
 from mslt.resume import reopen
 from mslt.run import Run, to_json, write_text
@@ -36,7 +33,6 @@ from mslt.world import Poll, World, joined
 LINES = 20  # of progress for each seed
 BLOCK_STEPS = 50  # in a block of the longest plan, at the most ...
 FEWEST_BLOCKS = 50  # ... and more blocks than that where it is short
-PROBES, PROBE_STEPS = 3, 6  # how often each stage is timed for an equal time, and for how long
 
 _FILE: dict[str, Any] = {
     "budget": layout.Budget,
@@ -104,7 +100,9 @@ class Comparison:
         write_text(out / layout.COMPARISON, to_json(values, indent=1))
 
 
-def begin(comparison: Comparison, out: Path, *, verify: bool = False) -> int:
+def begin(
+    comparison: Comparison, out: Path, *, timed_by: Path | None = None, verify: bool = False
+) -> int:
     """Compare, from the beginning.
 
     Where torchrun has started several processes, all call this alike and share the work.
@@ -112,6 +110,8 @@ def begin(comparison: Comparison, out: Path, *, verify: bool = False) -> int:
     Args:
         comparison: what; for an equal time, steps are derived here.
         out: a new folder.
+        timed_by: the folder of a comparison that tells how long the stages take, for an equal time;
+            by default they are timed here.
         verify: compare all of the store with its hashes, not a sample.
 
     Returns:
@@ -131,7 +131,7 @@ def begin(comparison: Comparison, out: Path, *, verify: bool = False) -> int:
             verify_store(store, world, whole=verify)
         comparison = replace(comparison, store_sha256=store_hash(store))
         if comparison.budget == "time":
-            comparison = in_equal_time(comparison, store, world, out)
+            comparison = _for_equal_time(comparison, store, world, out, timed_by)
         world.first_alone(lambda: _lay_out(comparison, out))
         return go_on(out, comparison, store, world)
 
@@ -191,50 +191,27 @@ def refuse_unequal(comparison: Comparison) -> None:
                 )
 
 
-def in_equal_time(comparison: Comparison, store: TokenStore, world: World, out: Path) -> Comparison:
-    """The same with as many steps of each plan as the fastest one takes time (section 4.3).
-
-    Every stage is timed on a model that is thrown away, in turns. Learning rates end where the
-    steps end.
-    """
-    folder = out.absolute().with_name(f".{out.name}.rehearsal")
-    jobs = {
-        name: Job.prepare(config, store, world=world) for name, config in comparison.configs.items()
-    }
-    took: dict[str, list[list[float]]] = {name: [] for name in jobs}
-    if world.main:
-        print("timing each stage of each plan, a few steps at a time:", flush=True)
-    for _ in range(PROBES):
-        for name, job in jobs.items():
-            took[name].append([s.seconds for s in stretches(job, store, folder, PROBE_STEPS)])
-    rates = {
-        # The slowest process sets the pace, and all have to reckon with the same.
-        name: [world.most(round(median(times) * 1e9)) / 1e9 for times in zip(*rounds)]
-        for name, rounds in took.items()
-    }
-    totals = {name: seconds(job.plan, job.plan, rates[name]) for name, job in jobs.items()}
-    fastest = min(totals, key=lambda name: totals[name])
-    configs = {}
-    for name, config in comparison.configs.items():
-        steps = round(config.steps * totals[fastest] / totals[name])
-        configs[name] = replace(config, steps=steps)
-        took_all = seconds(configs[name].stages(), jobs[name].plan, rates[name])
+def _for_equal_time(
+    comparison: Comparison, store: TokenStore, world: World, out: Path, before: Path | None
+) -> Comparison:
+    """The same with the steps that take each plan as long as the fastest, by stages timed."""
+    configs = comparison.configs
+    if before:
+        rates = budget.timed_by(configs, before)
+    else:
+        if world.main:
+            print("timing each stage of each plan, a few steps at a time:", flush=True)
+        folder = out.absolute().with_name(f".{out.name}.rehearsal")
+        rates = budget.timed(configs, store, world, folder)
+    made = budget.in_equal_time(configs, rates)
+    for name, config in made.items():
         if world.main:
             print(
-                f"  {name}: {steps:,} of {config.steps:,} steps, about {duration(took_all)}",
+                f"  {name}: {config.steps:,} of {configs[name].steps:,} steps, about "
+                f"{duration(budget.seconds(config.stages(), rates[name]))}",
                 flush=True,
             )
-    return replace(comparison, configs=configs, seconds_per_step=rates)
-
-
-def seconds(plan: Plan, timed: Plan, rates: list[float]) -> float:
-    """What a plan takes by the seconds per step of another's stages, of the same kinds."""
-    known = {_kind(stage): rate for stage, rate in zip(timed.stages, rates)}
-    return sum(stage.steps * known[_kind(stage)] for stage in plan.stages)
-
-
-def _kind(stage: Stage) -> tuple[int, int, int]:
-    return stage.depth, stage.learns_from, stage.seq_len
+    return replace(comparison, configs=made, seconds_per_step=rates)
 
 
 def go_on(out: Path, comparison: Comparison, store: TokenStore, world: World) -> int:

@@ -8,7 +8,13 @@ from mslt.layout import Budget
 from mslt.options import Options, Values, unflatten
 from mslt.recipes import recipe_values
 
-_BEGINNING = ("recipe", "budget", "config", "verify")  # what a comparison that goes on has had
+_BEGINNING = (
+    "recipe",
+    "budget",
+    "timed_by",
+    "config",
+    "verify",
+)  # what a comparison that goes on has had
 
 
 def command(argv: list[str]) -> int:
@@ -35,19 +41,22 @@ def command(argv: list[str]) -> int:
         raise ValueError("two plans have the same name: write NAME=RECIPE")
     if len(plans) < 2:
         raise ValueError(f"a comparison needs two plans or more: {options.usage}")
-    data = Path(options.need(given, "data"))
+    data, budget = Path(options.need(given, "data")), given.get("budget", "steps")
+    if "timed_by" in given and budget != "time":
+        raise ValueError("timed_by has no effect without --budget time")
     first = next(iter(plans.values())).seed
 
     from mslt.compare import Comparison, begin
 
     comparison = Comparison(
-        budget=given.get("budget", "steps"),
+        budget=budget,
         data=data,
         seeds=tuple(range(first, first + (seeds or 1))),
         configs=plans,
         given=dict(zip(plans, words)),
     )
-    return begin(comparison, out, verify=given.get("verify", False))
+    before = Path(given["timed_by"]) if "timed_by" in given else None
+    return begin(comparison, out, timed_by=before, verify=given.get("verify", False))
 
 
 def _plan(word: str, over: Values) -> tuple[str, Config]:
@@ -102,6 +111,12 @@ def _options() -> Options:
         "steps as the fastest one takes training time, by timing every stage (section 4.3); "
         "recipe leaves each the steps of its recipe (Table 4)",
         "steps",
+    )
+    options.option(
+        "timed_by",
+        str,
+        "with --budget time: the folder of a comparison of the same plans, which tells how long "
+        "their stages take, instead of timing them anew",
     )
     options.option("seeds", int, "runs of each plan, with as many seeds from --seed on", 1)
     options.option("resume", bool, "go on with what is in --out; finished runs are kept", False)
