@@ -117,7 +117,8 @@ def finished(run: Path) -> Result | None:
     Raises:
         ValueError: it holds no run, or a damaged one.
     """
-    config, plan = layout.read_config(run), layout.read_config(run).stages()
+    config = layout.read_config(run)
+    plan = config.stages()
     curve = tuple(
         (line["step"], line["seconds"], line["mlm_loss"])
         for line in layout.read_metrics(run)
@@ -136,6 +137,7 @@ def finished(run: Path) -> Result | None:
         baseline=layout.read_facts(run)["baseline_mlm_loss"],
         parameters=cost.parameters(config.model, config.model.num_hidden_layers),
         curve=curve,
+        shared=config.model.num_hidden_groups > 0,
     )
 
 
