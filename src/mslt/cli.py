@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import mslt
 from mslt import foreign
-from mslt.commands import compare, demo, export, plan, prepare, pretrain, recipes
+from mslt.commands import compare, curves, demo, export, plan, prepare, pretrain, recipes
 from mslt.options import did_you_mean
 
 OK, WRONG, INTERRUPTED, NOBODY_READS = 0, 2, 130, 141  # as a shell counts signals
@@ -82,6 +82,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "pretrain": pretrain.command,
     "export": export.command,
     "compare": compare.command,
+    "curves": curves.command,
     "recipes": recipes.command,
     "demo": demo.command,
 }

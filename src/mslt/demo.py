@@ -60,7 +60,7 @@ def demo(out: Path, seconds: float | None = None) -> None:
     runs = side_by_side(store, out, {"whole": demo_whole(), "mslt": demo_mslt()}, steps)
     print("\n" + stage_table(runs))
     print(verdict(runs))
-    picture = draw([Curve.of(run, name) for name, run in runs.items()], out / "loss.png")
+    picture = draw([Curve.of(run.path, name) for name, run in runs.items()], out / "loss.png")
     model = export(runs["mslt"].path, out / "bert-mslt")
     print(f"\nLoss curves: {picture}\nModel for Hugging Face: {model}\n")
     fill_masks(model)

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from mslt import layout
+from mslt.analysis.curves import Curve, draw
 from mslt.analysis.formats import to_csv, to_latex, to_markdown, to_text, to_values
 from mslt.analysis.paper import Table, paper_tables
 from mslt.analysis.results import Result, finished
@@ -20,11 +21,15 @@ def write_results(out: Path, names: list[str], seeds: list[int], budget: str) ->
         ValueError: naming a damaged file of a run.
         OSError: the disk is full or not writable.
     """
-    results = results_of(compared_runs(out, names, seeds))
-    if not results:
+    runs = [run for run in compared_runs(out, names, seeds) if finished(run)]
+    if not runs:
         return {}
+    results = results_of(runs)
     tables = paper_tables(results, budget)
     write_tables(out, tables)
+    curves = [Curve.of(run) for run in runs]
+    for kind in ("png", "svg"):
+        draw(curves, out / f"curves.{kind}")
     print("\n" + "\n\n".join(to_text(t) for t in tables if t.has_scores or not t.number) + "\n")
     return summary(results, tables)
 
