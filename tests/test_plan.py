@@ -260,3 +260,56 @@ def test_stages_that_cannot_follow_each_other_are_refused(stages, message):
 def test_a_stage_that_cannot_be_trained_is_refused(values, message):
     with pytest.raises(ValueError, match=message):
         Stage(**values)
+
+
+# --- from a trained model -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("start", "k", "expected"),
+    [
+        (6, 4, [(6, 0), (9, 6), (12, 9), (12, 0)]),
+        (6, 2, [(6, 0), (12, 6), (12, 0)]),
+        (4, 4, [(4, 0), (6, 4), (9, 6), (12, 9), (12, 0)]),
+        (3, 4, [(3, 0), (6, 3), (9, 6), (12, 9), (12, 0)]),
+    ],
+)
+def test_a_plan_may_begin_deeper_than_its_first_stage_would(start, k, expected):
+    plan = build_plan("mslt", 12, 1000, k=k, start_depth=start)
+    assert [(s.depth, s.learns_from) for s in plan.stages] == expected
+    growing = len(expected) - 1
+    assert [s.steps for s in plan.stages[:-1]] == pytest.approx([800 / growing] * growing, abs=1)
+    assert plan.stages[-1].steps == 200
+
+
+def test_a_trained_model_may_grow_at_once():
+    plan = build_plan("mslt", 12, 100, k=4, start_depth=6, shares=[0, 40, 40, 20])
+    assert [(s.depth, s.learns_from, s.steps) for s in plan.stages] == [
+        *((9, 6, 40), (12, 9, 40), (12, 0, 20))
+    ]
+    with pytest.raises(ValueError, match=r"plan\.shares must be above 0"):
+        build_plan("mslt", 12, 100, k=4, shares=[0, 20, 20, 40, 20])
+    with pytest.raises(ValueError, match="of which only 0 have learned"):
+        Plan(plan.stages)
+
+
+def test_the_other_methods_begin_with_a_trained_model_too():
+    stacking = build_plan("stacking", 12, 100, start_depth=6)
+    assert [(s.depth, s.steps) for s in stacking.stages] == [(6, 30), (12, 70)]
+    whole = build_plan("whole", 12, 100, start_depth=12)
+    assert [(s.depth, s.learns_from) for s in whole.stages] == [(12, 0)]
+
+
+@pytest.mark.parametrize(
+    ("method", "start", "complaint"),
+    [
+        ("whole", 6, "cannot begin at plan.start_depth 6"),
+        ("mslt", 12, "nothing to grow to 12 layers: choose plan.method whole"),
+        ("mslt", 13, "plan.start_depth is 13"),
+        ("mslt", 0, "plan.start_depth must be 1 or more"),
+        ("mslt", 1, "a stage keeps or at most doubles the depth: 1 -> 3"),
+    ],
+)
+def test_a_start_that_cannot_be_is_refused(method, start, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        build_plan(method, 12, 100, start_depth=start)

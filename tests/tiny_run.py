@@ -32,15 +32,16 @@ TINY = Config(
 )
 
 
-def start(config: Config, store: Path, out: Path) -> tuple[Job, State, Run]:
+def start(config: Config, store: Path, out: Path, job: Job | None = None) -> tuple[Job, State, Run]:
     opened = TokenStore.open(store)
-    job = Job.prepare(config, opened)
+    job = job or Job.prepare(config, opened)
     run = Run.create(out, job.config, job.facts(opened), store / "tokenizer")
     return job, job.first_state(), run
 
 
-def steps(config: Config, store: Path, out: Path, count: int) -> list[Done]:
-    job, state, run = start(config, store, out)
+def steps(config: Config, store: Path, out: Path, count: int, job: Job | None = None) -> list[Done]:
+    """The first steps of a run, whose job is the config's unless another is given."""
+    job, state, run = start(config, store, out, job)
     loop = train(job, state, run, Console(job.plan, config.batch_size, quiet=True))
     done = [next(loop) for _ in range(count)]
     run.wait()

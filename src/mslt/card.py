@@ -134,7 +134,7 @@ def model_card(model: Described) -> str:
     parts = [
         _HEAD.format(kind=kind.lower()),
         f"# {kind}, {model.stage.depth} layers of {model.config.model.hidden_size}\n",
-        f"{article} {kind} encoder with its pre-training heads, trained from scratch with `mslt` "
+        f"{article} {kind} encoder with its pre-training heads, {_origin(model)} with `mslt` "
         f"{model.facts['versions']['mslt']}. {method} {_standing(model)}\n",
         _shape(model),
         _LOAD,
@@ -146,6 +146,14 @@ def model_card(model: Described) -> str:
         _CITATION,
     ]
     return "\n".join(parts)
+
+
+def _origin(model: Described) -> str:
+    """How its training began."""
+    start = model.facts.get("start")
+    if not start:
+        return "trained from scratch"
+    return f"trained on from the {start['depth']} layers of {html.escape(start['name'])}"
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -313,10 +321,16 @@ def _limits(model: Described) -> str:
     longest = max(stage.seq_len for stage in model.plan.stages[: model.index + 1])
     positions = model.config.model.max_position_embeddings
     if longest < positions:
+        begun = "as they began" if model.facts.get("start") else "as random as they began"
         limits.append(
             f"It has seen sequences of up to {longest} tokens. The positions after them, up to "
-            f"{positions}, are as random as they began: cut texts at {longest} tokens "
+            f"{positions}, are {begun}: cut texts at {longest} tokens "
             f"(`truncation=True, max_length={longest}`), or train on longer ones first."
+        )
+    if start := model.facts.get("start"):
+        limits.append(
+            f"What {html.escape(start['name'])} had learned before, and from what text, is not "
+            f"known here: steps, tokens and times above are of what came after."
         )
     if model.config.instances.pair == "none":
         limits.append("Pooler and sentence-pair head are random: no objective trained them.")

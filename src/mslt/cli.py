@@ -7,7 +7,17 @@ from collections.abc import Callable, Sequence
 
 import mslt
 from mslt import foreign
-from mslt.commands import compare, curves, demo, export, plan, prepare, pretrain, recipes
+from mslt.commands import (
+    compare,
+    curves,
+    demo,
+    export,
+    importing,
+    plan,
+    prepare,
+    pretrain,
+    recipes,
+)
 from mslt.options import did_you_mean
 
 OK, WRONG, INTERRUPTED, NOBODY_READS = 0, 2, 130, 141  # as a shell counts signals
@@ -79,6 +89,7 @@ def _dispatch(words: list[str]) -> int:
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "prepare": prepare.command,
     "plan": plan.command,
+    "import": importing.command,
     "pretrain": pretrain.command,
     "export": export.command,
     "compare": compare.command,

@@ -36,6 +36,8 @@ class PlanConfig:
         seq_len: tokens per sequence.
         long_share: share of the steps at the end that use long_seq_len (0.1 for SQuAD).
         long_seq_len: tokens per sequence in that last part (default 512).
+        start_depth: layers of the first stage, where a trained model is there to start from
+            (mslt import). The share of this stage may be 0: then the model grows at once.
     """
 
     method: Literal["whole", "stacking", "mslt"] = "mslt"
@@ -45,6 +47,7 @@ class PlanConfig:
     seq_len: int = 128
     long_share: float = 0.0
     long_seq_len: int | None = None
+    start_depth: int | None = None
 
 
 @dataclass(frozen=True)
@@ -271,10 +274,10 @@ class Config:
         Raises:
             ValueError: naming the key, where a value is not what it must be.
         """
-        return _made(cls, values)
+        return made(cls, values)
 
 
-def _made(cls: Any, values: Any, prefix: str = "") -> Any:
+def made(cls: Any, values: Any, prefix: str = "") -> Any:
     """An object of a dataclass and of those in it.
 
     Raises:
@@ -283,16 +286,16 @@ def _made(cls: Any, values: Any, prefix: str = "") -> Any:
     if not isinstance(values, dict):
         raise ValueError(f"{prefix.rstrip('.') or 'a config'} must be `key: value`, not {values!r}")
     kinds = get_type_hints(cls)
-    made = {}
+    fields_of = {}
     for key, value in values.items():
         name = f"{prefix}{key}"
         if key not in kinds:
             raise ValueError(f"unknown key {name}")
         kind = kinds[key]
         if is_dataclass(kind):
-            made[key] = _made(kind, value, f"{name}.")
+            fields_of[key] = made(kind, value, f"{name}.")
         elif foreign.fits(value, kind):
-            made[key] = value
+            fields_of[key] = value
         else:
             raise ValueError(f"{name} must be {foreign.wanted(kind)}, not {value!r}")
-    return cls(**made)
+    return cls(**fields_of)

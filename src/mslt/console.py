@@ -74,6 +74,8 @@ class Console:
             f"{model.vocab_size:,} pieces, {config.optimizer.name}, {facts['precision']} on "
             f"{facts['device']}, {text['tokens']:,} tokens of text"
         )
+        if start := facts.get("start"):
+            self.say(f"  begins with the {start['depth']} layers of {start['name']}")
         for i, stage in enumerate(self.plan.stages):
             self.say(f"  stage {i + 1}: {describe(stage)}, {stage.steps:,} steps")
         schedule = config.schedule

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mslt import foreign
 from mslt.cost import head_parameters, parameters
 from mslt.model import Encoder
 from mslt.shape import ModelConfig
+from mslt.weights import NUMBERS, Given, opened_safetensors, unpickled_weights
 
 
 @dataclass(frozen=True)
@@ -281,10 +281,10 @@ def config_from_hf(values: Mapping[str, Any], where: str) -> ModelConfig:
         raise ValueError(f"{where}: {error}") from None
 
 
-_NUMBERS = ("F32", "F16", "BF16")
+SAFE, BIN = "model.safetensors", "pytorch_model.bin"
 
 
-def load(folder: Path) -> tuple[Encoder, tuple[str, ...]]:
+def load(folder: Path, *, pickled: bool = False) -> tuple[Encoder, tuple[str, ...]]:
     """The model in a Hugging Face folder, in fp32, and its heads' tensors that are not there.
 
     A folder may hold all of a `BertForPreTraining` or `AlbertForPreTraining`, or lack some of the
@@ -293,21 +293,24 @@ def load(folder: Path) -> tuple[Encoder, tuple[str, ...]]:
 
     Args:
         folder: config.json and model.safetensors.
+        pickled: read pytorch_model.bin instead, of which torch takes tensors and nothing else.
 
     Raises:
         ValueError: it is no such folder, or its weights do not fit its config.
         OSError: it cannot be read.
     """
-    where, file = folder / "config.json", folder / "model.safetensors"
+    where, file = folder / "config.json", folder / (BIN if pickled else SAFE)
     config = config_from_hf(foreign.read_json_object(where), str(where))
     if not file.is_file():
-        raise ValueError(f"{folder} has no model.safetensors")
+        hint = f"; mslt import --convert_bin reads {BIN}" if (folder / BIN).is_file() else ""
+        raise ValueError(f"{folder} has no {file.name}{hint}")
     needs = parameters(config, config.num_hidden_layers) - head_parameters(config)
     if file.stat().st_size < 2 * needs:  # before so much memory is taken
         raise ValueError(f"{file} does not fit {where.name}, by which it has {needs:,} numbers")
     model = Encoder(config)
     wanted, family = to_hf(model.state_dict(), config), family_of(config)
-    tensors = _read(file, wanted, family)
+    with (unpickled_weights if pickled else opened_safetensors)(file) as given:
+        tensors = _read(file, given, wanted, family)
     fresh = tuple(name for name in wanted if name not in tensors)
     if lacking := [name for name in fresh if not name.startswith(family.heads)]:
         raise ValueError(f"{file} does not fit {where.name}: it lacks {lacking[0]}")
@@ -315,32 +318,29 @@ def load(folder: Path) -> tuple[Encoder, tuple[str, ...]]:
     return model, fresh
 
 
-def _read(file: Path, wanted: Mapping[str, Tensor], family: Family) -> dict[str, Tensor]:
-    """Those of the tensors wanted that a safetensors file has, of any floating-point type.
+def _read(
+    file: Path, given: Mapping[str, Given], wanted: Mapping[str, Tensor], family: Family
+) -> dict[str, Tensor]:
+    """Those of the tensors wanted that a file has, of any floating-point type, in fp32.
 
     Raises:
         ValueError: naming one that has another shape, is not finite, or has no place in the model.
     """
+    names = _names_today(given, family.body)
+    for name in sorted(set(names) - set(wanted) - family.tied):
+        if name.startswith(family.body) and not name.startswith(family.heads):
+            raise ValueError(f"{file} has a tensor that the model has not, {names[name]}")
     tensors = {}
-    try:
-        with safe_open(file, "pt") as opened:
-            names = _names_today(opened.keys(), family.body)
-            for name in sorted(set(names) - set(wanted) - family.tied):
-                if name.startswith(family.body) and not name.startswith(family.heads):
-                    raise ValueError(f"{file} has a tensor that the model has not, {names[name]}")
-            for name in [name for name in wanted if name in names]:
-                has, needs = opened.get_slice(names[name]), list(wanted[name].shape)
-                if has.get_shape() != needs or has.get_dtype() not in _NUMBERS:
-                    raise ValueError(
-                        f"{file} does not fit config.json: {names[name]} is {has.get_dtype()} "
-                        f"{has.get_shape()}, not numbers {needs}"
-                    )
-                tensors[name] = opened.get_tensor(names[name]).float()
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{file} is damaged: {error}") from None
-    for name, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
-            raise ValueError(f"{file} is damaged: a number in {name} is not finite")
+    for name in [name for name in wanted if name in names]:
+        has, needs = given[names[name]], tuple(wanted[name].shape)
+        if has.shape != needs or has.dtype not in NUMBERS.values():
+            raise ValueError(
+                f"{file} does not fit config.json: {names[name]} is {has.dtype} "
+                f"{list(has.shape)}, not numbers {list(needs)}"
+            )
+        tensors[name] = has.read().float()
+        if not torch.isfinite(tensors[name]).all():
+            raise ValueError(f"{file} is damaged: a number in {names[name]} is not finite")
     return tensors
 
 

@@ -16,11 +16,13 @@ import torch
 import mslt
 from mslt import launcher
 from mslt.cache import PrefixCache, Visits
-from mslt.checkpoint import State
+from mslt.checkpoint import State, load_model
 from mslt.config import Config
 from mslt.data.instances import Batch, Instances
+from mslt.data.masking import VocabularyFacts
 from mslt.data.store import TokenStore
 from mslt.data.tokenizer import read_vocabulary
+from mslt.layout import Start
 from mslt.model import Encoder
 from mslt.options import flatten
 from mslt.plan import Plan
@@ -51,6 +53,7 @@ class Job:
         micro_batches: sequences that go through the model at once, in each stage.
         frequencies: log of each piece's share of the training text, counts smoothed by one [V].
         store_sha256: of the text.
+        start: the trained model that the run begins with; None where it begins with random weights.
     """
 
     config: Config
@@ -64,6 +67,7 @@ class Job:
     micro_batches: tuple[int, ...]
     frequencies: np.ndarray
     store_sha256: str
+    start: Start | None = None
 
     @classmethod
     def prepare(
@@ -72,6 +76,7 @@ class Job:
         store: TokenStore,
         began: Mapping[str, Any] | None = None,
         world: World | None = None,
+        start: Start | None = None,
     ) -> "Job":
         """Resolve a config against a store and this machine.
 
@@ -84,6 +89,8 @@ class Job:
             world: where it runs; alone on the config's device by default. All its processes call
                 this at once, and what the machine decides the main process decides for all.
 
+            start: the trained model that the run begins with.
+
         Raises:
             ValueError: the store, the config and the machine do not fit together, or the processes
                 differ in what they were given.
@@ -91,6 +98,7 @@ class Job:
         began = began or {}
         config = config.with_vocabulary(store.vocab_size)
         plan = config.stages()
+        refuse_unlearned(plan, start)
         world = world or World(device=pick_device(config.device))
         refuse_too_many(world, config)
         vocabulary = read_vocabulary(store.path / "tokenizer")
@@ -99,15 +107,7 @@ class Job:
         )
         if config.prefix_cache is not None:
             refuse_single_visits(plan, instances)
-        # Every run is measured on the same held-out instances, whatever its own seed, and on none
-        # of them twice.
-        once = replace(config.instances, dupe_factor=0)
-        measured = Instances(store.heldout, once, vocabulary, 0, config.batch_size)
-        seq_len = plan.stages[0].seq_len
-        heldout = [
-            hidden_only(measured.batch(i, seq_len), vocabulary.mask)
-            for i in range(config.eval_batches)
-        ]
+        heldout = held_out(config, plan, store, vocabulary)
         frequencies = log_frequencies(store.unigrams)
         chosen = json.loads(world.tell(json.dumps(choices(config, plan, began, world))))
         job = cls(
@@ -122,6 +122,7 @@ class Job:
             frequencies=frequencies,
             store_sha256=store_hash(store),
             micro_batches=tuple(chosen["micro_batches"]),
+            start=start,
         )
         world.agree(job.agreement())
         return job
@@ -205,7 +206,14 @@ class Job:
         return [(name, str(value)) for name, value in facts.items() if name != "device"]
 
     def first_state(self) -> State:
-        """Step 0: the first stage's model with random weights."""
+        """Step 0: the trained model to begin with, or the first stage's with random weights.
+
+        Raises:
+            ValueError: the trained model is damaged.
+        """
+        if self.start is not None:
+            model, _ = load_model(self.start.folder, self.config.model)
+            return State(step=0, model=model.to(self.world.device))
         depth = self.plan.stages[0].depth
         model = Encoder(self.config.model, depth, seed=self.config.seed)
         if self.config.model.initializer == "local":
@@ -216,6 +224,7 @@ class Job:
     def facts(self, store: TokenStore) -> dict[str, Any]:
         """What run.json remembers of it."""
         pairs = self.config.instances.pair != "none"
+        start = self.start
         return {
             "data": str(store.path.resolve()),
             "store_sha256": self.store_sha256,
@@ -229,6 +238,7 @@ class Job:
             "stages": [asdict(stage) for stage in self.plan.stages],
             "micro_batches": list(self.micro_batches),
             "baseline_mlm_loss": self.baseline,
+            "start": {"name": start.name, "depth": start.depth} if start else None,
             "baseline_pair_accuracy": majority_share(self.heldout) if pairs else None,
         }
 
@@ -255,6 +265,30 @@ def prefix_wanted(config: Config, precision: Precision) -> str:
     """How the forward-only layers are to compute. What is kept of them has no dropout."""
     kept = config.prefix_cache is not None
     return precision if kept and config.prefix == "exact" else config.prefix
+
+
+def refuse_unlearned(plan: Plan, start: Start | None) -> None:
+    """Raise ValueError where a plan does not begin with the model that there is."""
+    depth = start.depth if start else 0
+    if start and plan.start_depth != depth:
+        raise ValueError(f"plan.start_depth is {plan.start_depth}, but {start.folder} has {depth}")
+    if plan.stages[0].learns_from > depth:
+        raise ValueError(
+            f"the first stage fixes {plan.stages[0].learns_from} layers, and there is no trained "
+            f"model to begin with (mslt import)"
+        )
+
+
+def held_out(
+    config: Config, plan: Plan, store: TokenStore, vocabulary: VocabularyFacts
+) -> list[Batch]:
+    """Batches to measure on: the same for every run, whatever its seed, and no instance twice."""
+    once = replace(config.instances, dupe_factor=0)
+    measured = Instances(store.heldout, once, vocabulary, 0, config.batch_size)
+    seq_len = plan.stages[0].seq_len
+    return [
+        hidden_only(measured.batch(i, seq_len), vocabulary.mask) for i in range(config.eval_batches)
+    ]
 
 
 def refuse_single_visits(plan: Plan, instances: Instances) -> None:

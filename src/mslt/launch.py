@@ -9,10 +9,11 @@ from mslt.checkpoint import State
 from mslt.config import Config
 from mslt.console import Console
 from mslt.data.store import SAMPLE, TokenStore
+from mslt.data.tokenizer import refuse_other
 from mslt.guard import Diverged
 from mslt.job import Job
 from mslt.launcher import first_here_speaks, identity, launched, local_rank
-from mslt.layout import FACTS, read_facts
+from mslt.layout import FACTS, read_facts, read_start
 from mslt.pretrain import Done, refuse_broken_weights, train
 from mslt.replicas import hand_out
 from mslt.resume import reopen
@@ -62,7 +63,10 @@ def pretrain(
             run = Run.shared(world, out, config, lambda: Run.open(out))
             with run.lock():
                 return follow(*reopen(config, store, run, allow_change, world), run)
-        job = Job.prepare(config, store, world=world)
+        start = read_start(out)
+        if start:
+            refuse_other(store.path / "tokenizer", out / "tokenizer")
+        job = Job.prepare(config, store, world=world, start=start)
         with job.prefix_cache(print):
             pass  # a folder that cannot be used is refused before there is a run
         world.first_alone(lambda: Run.refuse(out, job.config))

@@ -4,6 +4,7 @@ RUN/config.yaml              the resolved config, which --config accepts
     run.json                 data, versions, machine, stages, baseline, resumes
     metrics.jsonl            one line per logged step, evaluation, skipped step and going back
     tokenizer/               as in the store
+    start/                   the trained model that the run begins with, if it does (mslt import)
     checkpoints/step-N/      what --resume goes on from: the last ones, and the one that was
                              evaluated best; step-N.damaged is what it could not use,
                              step-N.abandoned what was saved after training had broken down
@@ -13,17 +14,19 @@ RUN/config.yaml              the resolved config, which --config accepts
 """
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from mslt import foreign
-from mslt.config import Config
+from mslt.config import Config, ModelConfig, made
 
 CONFIG, FACTS, METRICS, LOCK = "config.yaml", "run.json", "metrics.jsonl", ".lock"
 COMPARISON = "compare.json"  # of a folder that holds the runs of several plans
 
 # What the plans of a comparison have in common (sections 4.2 and 4.3).
 Budget = Literal["steps", "time", "recipe"]
+START = "start"
 
 # What the readers of run.json and of metrics.jsonl count on.
 _COUNTS = {"tokens": int, "sentences": int, "documents": int}
@@ -44,6 +47,48 @@ _LINES: dict[str, Any] = {
     "train": {"mlm_loss": float | None, "seconds": float},
     "heldout": {"mlm_loss": float, "mlm_accuracy": float, "seconds": float},
 }
+
+
+@dataclass(frozen=True)
+class Start:
+    """The trained model that a run begins with.
+
+    Args:
+        folder: of its weights.
+        name: of where it is from.
+        depth: layers that it has.
+        model: its shape, as deep as it is.
+    """
+
+    folder: Path
+    name: str
+    depth: int
+    model: ModelConfig
+
+
+def read_start(run: Path) -> Start | None:
+    """The trained model in a run's folder, whether the run has begun or not; None without one.
+
+    Raises:
+        ValueError: what is known of it is damaged.
+    """
+    file = run / START / "state.json"
+    if not file.is_file():
+        return None
+    facts = foreign.read_json_object(file)
+    foreign.require(facts, {"name": str, "depth": int, "model": dict}, str(file))
+    try:
+        model = made(ModelConfig, facts["model"], "model.")
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged: {error}") from None
+    if model.num_hidden_layers != facts["depth"] or not model.vocab_size:
+        raise ValueError(f"{file} is damaged: depth is {facts['depth']}")
+    return Start(run / START, facts["name"], facts["depth"], model)
+
+
+def awaits(run: Path) -> bool:
+    """Whether a folder holds a trained model for a run that has not begun yet."""
+    return (run / START).is_dir() and not (run / CONFIG).exists()
 
 
 def read_config(run: Path) -> Config:
@@ -73,6 +118,8 @@ def read_facts(run: Path) -> dict[str, Any]:
         raise ValueError(f"{run} is not a run: it has no {FACTS} (mslt pretrain)")
     facts = foreign.read_json_object(file)
     foreign.require(facts, _FACTS, str(file))
+    if facts.get("start") is not None:
+        foreign.require(facts["start"], {"name": str, "depth": int}, f"start in {file}")
     sizes, stages = facts["micro_batches"], facts["stages"]
     if len(sizes) != len(stages) or not all(size > 0 for size in sizes):
         raise ValueError(f"{file} is damaged: micro_batches is {sizes} of {len(stages)} stages")

@@ -46,6 +46,11 @@ class Stage:
 class Plan:
     """Stages in order, and the learning rate at each of their steps.
 
+    Args:
+        stages: one or more.
+        schedule: the learning rate.
+        start_depth: layers that have learned before the plan begins.
+
     Raises:
         ValueError: no stage, a depth that shrinks, one that more than doubles (a layer is grown
             from a copy of one that stands), or a stage that fixes layers which never learned.
@@ -53,16 +58,16 @@ class Plan:
 
     stages: tuple[Stage, ...]
     schedule: Schedule = field(default_factory=Schedule)
+    start_depth: int = 0
 
     def __post_init__(self) -> None:
         if not self.stages:
             raise ValueError("a plan needs at least one stage")
-        for below, above in pairwise(self.stages):
-            if not below.depth <= above.depth <= 2 * below.depth:
-                raise ValueError(
-                    f"a stage keeps or at most doubles the depth: {below.depth} -> {above.depth}"
-                )
-        for stage, stood in zip(self.stages, [0, *(stage.depth for stage in self.stages)]):
+        depths = [stage.depth for stage in self.stages]
+        for below, above in pairwise([self.start_depth or depths[0], *depths]):
+            if not below <= above <= 2 * below:
+                raise ValueError(f"a stage keeps or at most doubles the depth: {below} -> {above}")
+        for stage, stood in zip(self.stages, [self.start_depth, *depths]):
             if stage.learns_from > stood:
                 raise ValueError(
                     f"a stage of {stage.depth} layers fixes {stage.learns_from}, "
@@ -108,26 +113,43 @@ class Plan:
 Row = tuple[int, int]  # (depth, learns_from)
 
 
-def _rows_whole(depth: int, k: int) -> list[Row]:
+def _rows_whole(depth: int, k: int, start: int) -> list[Row]:
+    if start not in (0, depth):
+        raise ValueError(
+            f"plan.method whole trains all {depth} layers from the first step on: it cannot begin "
+            f"at plan.start_depth {start}"
+        )
     return [(depth, 0)]
 
 
-def _rows_mslt(depth: int, k: int) -> list[Row]:
+def _rows_mslt(depth: int, k: int, start: int) -> list[Row]:
     if depth % k:
         raise ValueError(f"plan.k must divide the {depth} layers: {k} does not")
-    each = depth // k
-    return [(each * (i + 1), each * i) for i in range(k)] + [(depth, 0)]
+    depths = _from_start([depth // k * (i + 1) for i in range(k)], start)
+    return [*zip(depths, [0, *depths]), (depth, 0)]
 
 
-def _rows_stacking(depth: int, k: int) -> list[Row]:
+def _rows_stacking(depth: int, k: int, start: int) -> list[Row]:
     if k > depth or depth % 2 ** (k - 1):
         raise ValueError(f"{depth} layers cannot be reached by doubling {k - 1} times: plan.k")
-    return [(depth >> (k - 1 - i), 0) for i in range(k)]
+    return [(d, 0) for d in _from_start([depth >> (k - 1 - i) for i in range(k)], start)]
+
+
+def _from_start(depths: list[int], start: int) -> list[int]:
+    """The depths of growing stages, without those that a model to start from has behind it."""
+    if not start:
+        return depths
+    if not start < depths[-1]:
+        raise ValueError(
+            f"plan.start_depth is {start}, and so there is nothing to grow to {depths[-1]} layers: "
+            f"choose plan.method whole, or a deeper model"
+        )
+    return [start, *(depth for depth in depths if depth > start)]
 
 
 @dataclass(frozen=True)
 class _Method:
-    rows: Callable[[int, int], list[Row]]
+    rows: Callable[[int, int, int], list[Row]]
     k: int
     shares: Callable[[int, float], list[float]]
     retrain: float = 0.0
@@ -163,6 +185,7 @@ def build_plan(
     long_share: float = 0.0,
     long_seq_len: int | None = None,
     schedule: Schedule | None = None,
+    start_depth: int | None = None,
 ) -> Plan:
     """A plan of `method` that reaches `depth` layers in `steps` steps.
 
@@ -178,6 +201,7 @@ def build_plan(
         long_share: share of the steps, at the end, that use `long_seq_len` (0.1 for SQuAD, 4.2).
         long_seq_len: tokens per sequence in that part (default 512).
         schedule: the learning rate.
+        start_depth: layers of a trained model to start from; the plan goes on from there.
 
     Raises:
         ValueError: naming the key, where the numbers do not make a plan.
@@ -191,10 +215,14 @@ def build_plan(
     for key, value in {"plan.retrain": share, "plan.long_share": long_share}.items():
         if not 0 <= value < 1:
             raise ValueError(f"{key} must be in [0, 1), not {value}")
-    if k < 1:
-        raise ValueError(f"plan.k must be 1 or more, not {k}")
-    rows = row.rows(depth, k)
-    weights = row.shares(k, share) if shares is None else _given_shares(shares, len(rows))
+    for key, count in {"plan.k": k, "plan.start_depth": start_depth}.items():
+        if count is not None and count < 1:
+            raise ValueError(f"{key} must be 1 or more, not {count}")
+    rows = row.rows(depth, k, start_depth or 0)
+    if shares is None:
+        weights = row.shares(len({d for d, _ in rows}), share)
+    else:
+        weights = _given_shares(shares, len(rows), started=start_depth is not None)
     stages = [
         Stage(depth=d, learns_from=f, steps=n, seq_len=seq_len)
         for (d, f), n, w in zip(rows, _split(steps, weights), weights)
@@ -204,7 +232,7 @@ def build_plan(
         raise ValueError("plan.shares leaves no stage of full depth")
     if long_share:
         stages = _lengthen(stages, round(steps * (1 - long_share)), long_seq_len or 512)
-    return Plan(tuple(stages), schedule or Schedule())
+    return Plan(tuple(stages), schedule or Schedule(), start_depth or 0)
 
 
 def _refuse_without_effect(
@@ -228,10 +256,12 @@ def _refuse_without_effect(
         raise ValueError("plan.long_seq_len has no effect without plan.long_share")
 
 
-def _given_shares(shares: Sequence[float], stages: int) -> list[float]:
+def _given_shares(shares: Sequence[float], stages: int, *, started: bool) -> list[float]:
     if len(shares) != stages:
         raise ValueError(f"plan.shares needs {stages} entries, not {len(shares)}")
     *growing, last = shares
+    if started and growing and growing[0] == 0:
+        growing = growing[1:]  # a trained model may grow at once
     if not (all(0 < share < _MOST_SHARE for share in growing) and 0 <= last < _MOST_SHARE):
         raise ValueError(
             "plan.shares must be above 0, the last, of retraining, 0 or more, and all below "

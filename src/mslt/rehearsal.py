@@ -21,7 +21,6 @@ from mslt.files import gigabytes
 from mslt.job import Job
 from mslt.machine import forget_peak, now, peak
 from mslt.phases import Phases
-from mslt.plan import Plan
 from mslt.pretrain import Done, train
 from mslt.room import run_bytes
 from mslt.run import Run
@@ -135,7 +134,7 @@ def _shortened(job: Job, steps: int) -> Job:
         job.config, keep=1, save_every=10**9, eval_every=0, tensorboard=False, prefix_cache=None
     )
     schedule = Schedule(lr=1e-6, warmup_steps=0, shape="constant")
-    return replace(job, config=config, plan=Plan(stages, schedule))
+    return replace(job, config=config, plan=replace(job.plan, stages=stages, schedule=schedule))
 
 
 def seconds_to_evaluate(job: Job, done: Done) -> float:

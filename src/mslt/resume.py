@@ -13,7 +13,7 @@ from mslt.checkpoint import State
 from mslt.config import OPERATIONAL, Config
 from mslt.data.store import TokenStore
 from mslt.job import Job, fitting_micro_batch
-from mslt.layout import step_of
+from mslt.layout import read_start, step_of
 from mslt.options import did_you_mean, flatten
 from mslt.plan import Plan
 from mslt.replicas import hand_out
@@ -52,7 +52,9 @@ def reopen(
     config = config.with_vocabulary(store.vocab_size)
     _refuse_unknown(allow_change, config)
     kept = world.first_alone(lambda: _as_it_was(run.facts(), config, allow_change, world))
-    job = Job.prepare(config, store, json.loads(world.tell(json.dumps(kept))), world)
+    job = Job.prepare(
+        config, store, json.loads(world.tell(json.dumps(kept))), world, read_start(run.path)
+    )
     found = world.first_alone(lambda: _go_on(job, store, run, allow_change))
     state = hand_out(world, found, config.model)
     assert state is not None

@@ -79,17 +79,22 @@ class Run:
 
     @classmethod
     def create(cls, path: Path, config: Config, facts: Mapping[str, Any], tokenizer: Path) -> "Run":
-        """Lay out a new folder, which appears whole.
+        """Lay out a new folder, which appears whole, or begin in one that `mslt import` has made.
 
         Raises:
             ValueError: the folder already holds a run, or something else.
             OSError: the disk has no room for it.
         """
         cls.refuse(path, config)
+        told = to_json({**facts, **machine()}, indent=1)
+        if layout.awaits(path):  # with its tokenizer, which is the store's
+            write_text(path / layout.FACTS, told)
+            write_text(path / layout.CONFIG, _yaml(config))  # the last: what makes it a run
+            return cls(path, config)
         with appearing(path) as folder:
             shutil.copytree(tokenizer, folder / "tokenizer")
             write_text(folder / layout.CONFIG, _yaml(config))
-            write_text(folder / layout.FACTS, to_json({**facts, **machine()}, indent=1))
+            write_text(folder / layout.FACTS, told)
         return cls(path, config)
 
     @staticmethod
@@ -100,7 +105,8 @@ class Run:
             ValueError: the folder already holds a run, or something else.
             OSError: the disk has no room for it.
         """
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        standing = path.exists() and (not path.is_dir() or any(path.iterdir()))
+        if standing and not layout.awaits(path):
             hint = "go on with --resume, or " if (path / layout.FACTS).exists() else ""
             raise ValueError(f"{path} is not empty: {hint}choose another --out")
         if config.tensorboard:

@@ -98,7 +98,7 @@ def measured(config: Config, store: TokenStore, plans: list[Plan], machine: Mach
 
 
 def _with_steps(plan: Plan, steps: int) -> Plan:
-    return Plan(tuple(replace(stage, steps=steps) for stage in plan.stages))
+    return replace(plan, stages=tuple(replace(stage, steps=steps) for stage in plan.stages))
 
 
 def _say(text: str) -> None:

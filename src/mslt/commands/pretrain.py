@@ -7,6 +7,7 @@ import yaml
 from mslt import foreign
 from mslt.config import Config
 from mslt.launcher import first_here_speaks
+from mslt.layout import read_start
 from mslt.options import Options, Values, unflatten
 from mslt.recipes import RECIPES, recipe_values
 
@@ -112,24 +113,57 @@ def chosen(options: Options, given: Values) -> Values:
     over = options.read(Path(given["config"])) if "config" in given else {}
     over |= {key: given[key] for key in options.fields if key in given}
     if given.get("resume"):
-        return _resumed(options, Path(options.need(given, "out")), name, over) | over
+        return _resumed(options, given, over) | over
     if name is not None:
-        return base | over
+        return _begun(given, base | over, over)
     if "config" not in given:
         raise ValueError("RECIPE is missing (mslt recipes lists them), and so is --config")
     absent = [key for key in options.fields if key not in over]
     if absent:
         raise ValueError(f"{given['config']} does not give {absent[0]}: name a RECIPE for the rest")
-    return over
+    return _begun(given, over, over)
 
 
-def _resumed(options: Options, out: Path, recipe: str | None, over: Values) -> Values:
+# What a trained model says of its shape; its depth and its blocks are the plan's to change.
+_SHAPE = (
+    *("vocab_size", "hidden_size", "num_attention_heads", "intermediate_size", "embedding_size"),
+    *("max_position_embeddings", "hidden_act", "layer_norm_eps"),
+)
+
+
+def _begun(given: Values, values: Values, over: Values) -> Values:
+    """The values of a run that begins with a trained model, where one lies in its folder.
+
+    Raises:
+        ValueError: naming an option that says otherwise than the model.
+    """
+    start = read_start(Path(given["out"])) if "out" in given else None
+    if start is None:
+        return values
+    theirs = {f"model.{key}": getattr(start.model, key) for key in _SHAPE}
+    theirs["plan.start_depth"] = start.depth
+    layers, repeat = values["model.num_hidden_layers"], start.model.repeat
+    if start.model.num_hidden_groups:
+        if layers % repeat:
+            raise ValueError(
+                f"model.num_hidden_layers is {layers}, but {repeat} layers share a block of "
+                f"weights in the model in {start.folder}"
+            )
+        theirs["model.num_hidden_groups"] = layers // repeat
+    for key, value in theirs.items():
+        if key in over and over[key] != value:
+            raise ValueError(f"{key} is {over[key]}, but {value} in the model in {start.folder}")
+    return values | {"model.num_hidden_groups": 0} | theirs
+
+
+def _resumed(options: Options, given: Values, over: Values) -> Values:
     """The values of the run in `out`. A recipe beside --resume must be of its kind."""
+    out, recipe = Path(options.need(given, "out")), given.get("recipe")
     file = out / "config.yaml"
     if not file.is_file():
         raise ValueError(f"{out} is no run to resume: it has no config.yaml")
     values = options.read(file)
-    told = recipe_values(recipe) | over if recipe else values
+    told = _begun(given, recipe_values(recipe) | over, over) if recipe else values
     for key in ("plan.method", "model.hidden_size", "model.num_hidden_layers"):
         if key not in values:
             raise ValueError(f"{file} is damaged: it lacks {key}")

@@ -194,6 +194,31 @@ def load(path: str | Path) -> Tokenizer:
     return _from_json(path)
 
 
+def refuse_other(folder: Path, wanted: Path) -> None:
+    """Raise ValueError where two folders' tokenizers do not read text alike, saying in what."""
+    one, other = load(folder), load(wanted)
+    ours, theirs = one.get_vocab(), other.get_vocab()
+    advice = f"prepare the text with --tokenizer {wanted}"
+    if len(ours) != len(theirs):
+        raise ValueError(
+            f"{folder} has {len(ours):,} pieces, and the model's tokenizer in {wanted} "
+            f"{len(theirs):,}: {advice}"
+        )
+    if ours != theirs:
+        piece = min(piece for piece in theirs if ours.get(piece) != theirs[piece])
+        raise ValueError(
+            f"{folder} is another tokenizer than the model's in {wanted}, where {piece!r} has the "
+            f"id {theirs[piece]}: {advice}"
+        )
+    for name in ("lowercase", "strip_accents", "handle_chinese_chars"):
+        here, there = (getattr(t.normalizer, name) for t in (one, other))
+        if here != there:
+            raise ValueError(
+                f"{folder} has {name} {here}, and the model's tokenizer in {wanted} {there}: "
+                f"{advice}"
+            )
+
+
 def read_vocabulary(path: str | Path) -> VocabularyFacts:
     """What training instances need to know of the tokenizer that `save` wrote to a folder.
 
