@@ -10,9 +10,11 @@ import pytest
 from tiny_run import TINY, losses
 
 from mslt import compare as comparing
+from mslt import turns
 from mslt.cli import main
 from mslt.compare import Comparison, begin, resume
 from mslt.config import PlanConfig
+from mslt.guard import Diverged
 
 PLAN = PlanConfig(method="mslt", k=2, retrain=0.2, seq_len=32)
 MSLT = replace(TINY, plan=PLAN, save_every=3, eval_every=5, keep=2)
@@ -107,6 +109,28 @@ def test_a_signal_saves_all_runs_and_stops(
     monkeypatch.setattr(comparing, "in_turns", in_turns)
     assert resume(tmp_path / "out") == 0
     assert results(tmp_path / "out") == results(unbroken)
+
+
+def test_a_run_that_diverges_is_given_up_once_and_for_all_and_told_of(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = turns.train
+
+    def breaks(job, state, run, console):
+        for done in train(job, state, run, console):
+            if run.path.name == "mslt-seed0" and done.step == 3:
+                raise Diverged("mlm_loss is nan", 3, 2)
+            yield done
+
+    monkeypatch.setattr(turns, "train", breaks)
+    out = tmp_path / "out"
+    assert begin(comparison(store, seeds=(0,)), out) == 0
+    assert "mslt-seed0 is given up: mlm_loss is nan at step 3" in capsys.readouterr().out
+    assert list(results(out)) == ["whole-seed0"]
+    assert "mslt-seed0 was given up: mlm\\_loss is nan" in (out / "tables.md").read_text()
+    monkeypatch.setattr(turns, "train", train)
+    assert resume(out) == 0
+    assert list(results(out)) == ["whole-seed0"]
 
 
 def test_more_seeds_can_be_added_to_a_finished_comparison(

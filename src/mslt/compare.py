@@ -230,7 +230,8 @@ def go_on(out: Path, comparison: Comparison, store: TokenStore, world: World) ->
         for seed in comparison.seeds:
             stop = train_seed(out, comparison, store, world, seed)
             if world.main:
-                comparison.write(out, write_results(out, names, seeds, comparison.budget))
+                lost = comparison.lost
+                comparison.write(out, write_results(out, names, seeds, comparison.budget, lost))
             if stop:
                 if world.main:
                     print(f"stopped and saved; go on with:\n  mslt compare --resume --out {out}")

@@ -9,6 +9,8 @@ RUN/config.yaml              the resolved config, which --config accepts
                              evaluated best; step-N.damaged is what it could not use,
                              step-N.abandoned what was saved after training had broken down
     stages/I-depth-N/        the model at the end of stage I
+    scores.json              with fine-tuning: by the paper's columns (MNLI, SQuAD1.1 F1, ...), in
+                             percent
     tensorboard/             with --tensorboard
     .lock                    held while a process trains
 """
@@ -22,6 +24,7 @@ from mslt import foreign
 from mslt.config import Config, ModelConfig, made
 
 CONFIG, FACTS, METRICS, LOCK = "config.yaml", "run.json", "metrics.jsonl", ".lock"
+SCORES = "scores.json"
 COMPARISON = "compare.json"  # of a folder that holds the runs of several plans
 
 # What the plans of a comparison have in common (sections 4.2 and 4.3).

@@ -14,6 +14,7 @@ from mslt.analysis.results import (
     inside_noise,
     plan_and_seed,
     reference,
+    scores_of,
     tokens_at,
 )
 from mslt.plan import build_plan
@@ -60,6 +61,22 @@ def test_a_result_is_what_a_finished_runs_folder_tells(tmp_path: Path) -> None:
     assert found.baseline == 2.5
     assert found.curve[-1] == (1000, 100.0, 1.5)
     assert found.parameters == sum(p.numel() for p in trained_model(4).parameters())
+
+
+def test_scores_are_read_from_the_runs_folder_by_the_papers_columns(tmp_path: Path) -> None:
+    assert scores_of(tmp_path) == {}
+    file = tmp_path / "scores.json"
+    file.write_text('{"MNLI": 84.3, "SQuAD1.1 F1": 89, "CoLA": -1.5}')
+    assert scores_of(tmp_path) == {"MNLI": 84.3, "SQuAD1.1 F1": 89, "CoLA": -1.5}
+    for text, says in (
+        ('{"mnli": 84.3}', "scores.json: mnli is no column of the paper's tables: MNLI, QQP"),
+        ('{"MNLI": 843}', "scores.json: MNLI must be a score in percent, not 843"),
+        ('{"MNLI": "84"}', "scores.json: MNLI must be a score in percent, not '84'"),
+        ("[1]", "scores.json is damaged: it is no object"),
+    ):
+        file.write_text(text)
+        with pytest.raises(ValueError, match=says):
+            scores_of(tmp_path)
 
 
 def test_a_runs_name_tells_plan_and_seed() -> None:

@@ -1,5 +1,7 @@
 """What a comparison has come to: tables and curves of its finished runs."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,17 @@ from mslt.analysis.results import Result, finished
 from mslt.files import naming
 
 
-def write_results(out: Path, names: list[str], seeds: list[int], budget: str) -> dict[str, Any]:
+def write_results(
+    out: Path, names: list[str], seeds: list[int], budget: str, lost: Mapping[str, str]
+) -> dict[str, Any]:
     """Write tables and curves of a comparison's finished runs, and show the tables.
+
+    Args:
+        out: its folder.
+        names: of the plans.
+        seeds: of the runs of each.
+        budget: steps, time or recipe.
+        lost: by the name of a run, why it was given up.
 
     Returns:
         What compare.json keeps of them.
@@ -25,7 +36,9 @@ def write_results(out: Path, names: list[str], seeds: list[int], budget: str) ->
     if not runs:
         return {}
     results = results_of(runs)
-    tables = paper_tables(results, budget)
+    first, *others = paper_tables(results, budget)
+    given_up = [f"{name} was given up: {why}." for name, why in lost.items()]
+    tables = [replace(first, notes=(*first.notes, *given_up)), *others]
     write_tables(out, tables)
     curves = [Curve.of(run) for run in runs]
     for kind in ("png", "svg"):

@@ -7,11 +7,8 @@ with. What was not measured has no cell.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from mslt.analysis.results import Result, Spread, by_plan, inside_noise, reference
+from mslt.analysis.results import SQUAD, TASKS, Result, Spread, by_plan, inside_noise, reference
 
-# What an average of the paper is made of: SQuAD's two scores count as their mean (Table 1).
-_SQUAD = ("SQuAD1.1 F1", "SQuAD1.1 EM", "SQuAD2.0 F1", "SQuAD2.0 EM")
-TASKS = ("MNLI", "QQP", "QNLI", "SST-2", "CoLA", "STS-B", "MRPC", "RTE", *_SQUAD)
 AVERAGE = "Avg"
 
 NOISE = (
@@ -119,8 +116,8 @@ def average(scores: Mapping[str, float], tasks: Sequence[str]) -> float | None:
     """
     if any(task not in scores for task in tasks):
         return None
-    parts = [scores[task] for task in tasks if task not in _SQUAD]
-    pairs = [task for task in tasks if task in _SQUAD]
+    parts = [scores[task] for task in tasks if task not in SQUAD]
+    pairs = [task for task in tasks if task in SQUAD]
     parts += [(scores[f1] + scores[em]) / 2 for f1, em in zip(pairs[::2], pairs[1::2])]
     return sum(parts) / len(parts)
 
@@ -135,7 +132,7 @@ def _score_columns(tasks: Sequence[str]) -> tuple[Column, ...]:
     return (*map(score, tasks), Column(AVERAGE, mean, digits=1, judged=True))
 
 
-_TABLE_1 = ("MNLI", "QNLI", "SST-2", "MRPC", *_SQUAD)
+_TABLE_1 = ("MNLI", "QNLI", "SST-2", "MRPC", *SQUAD)
 _TABLE_2 = ("MNLI", "QNLI", "SST-2", "STS-B", "MRPC", "RTE")
 _TABLE_3_4 = ("MNLI", "QNLI", "SST-2", "STS-B", "MRPC")
 _TABLE_5 = ("MNLI", "QQP", "QNLI", "SST-2", "CoLA", "STS-B", "MRPC", "RTE")

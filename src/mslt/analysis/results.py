@@ -11,8 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-from mslt import cost, layout
+from mslt import cost, foreign, layout
 from mslt.plan import Plan
+
+# The columns of the paper's tables. SQuAD's two scores count as their mean in an average (Table 1).
+SQUAD = ("SQuAD1.1 F1", "SQuAD1.1 EM", "SQuAD2.0 F1", "SQuAD2.0 EM")
+TASKS = ("MNLI", "QQP", "QNLI", "SST-2", "CoLA", "STS-B", "MRPC", "RTE", *SQUAD)
 
 
 @dataclass(frozen=True)
@@ -138,7 +142,30 @@ def finished(run: Path) -> Result | None:
         parameters=cost.parameters(config.model, config.model.num_hidden_layers),
         curve=curve,
         shared=config.model.num_hidden_groups > 0,
+        scores=scores_of(run),
     )
+
+
+def scores_of(run: Path) -> dict[str, float]:
+    """What a run's model scored on tasks that it was fine-tuned on; nothing where it was not.
+
+    Raises:
+        ValueError: the file is damaged, names no task of the paper, or a score is none in percent.
+    """
+    file = run / layout.SCORES
+    if not file.exists():
+        return {}
+    scores = foreign.read_json_object(file)
+    for task, score in scores.items():
+        if task not in TASKS:
+            raise ValueError(
+                f"{file}: {task} is no column of the paper's tables: {', '.join(TASKS)}"
+            )
+        if (
+            not foreign.fits(score, float) or not -100 <= score <= 100
+        ):  # a correlation may be below 0
+            raise ValueError(f"{file}: {task} must be a score in percent, not {score!r}")
+    return scores
 
 
 def tokens_at(plan: Plan, batch_size: int, step: int) -> int:
