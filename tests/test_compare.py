@@ -152,6 +152,11 @@ def test_what_would_not_see_the_same_data_is_not_compared(store: Path, tmp_path:
     assert not (tmp_path / "out").exists()
 
 
+def test_a_comparison_that_stands_is_not_begun_again(store: Path, unbroken: Path) -> None:
+    with pytest.raises(ValueError, match="holds a comparison: go on with --resume"):
+        begin(comparison(store), unbroken)
+
+
 def test_a_damaged_file_is_named(unbroken: Path, tmp_path: Path) -> None:
     values = kept(unbroken)
     for key, value, says in (

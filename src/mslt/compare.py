@@ -123,6 +123,10 @@ def begin(
     """
     with first_here_speaks():
         refuse_unequal(comparison)
+        if (out / layout.COMPARISON).is_file():
+            raise ValueError(
+                f"{out} holds a comparison: go on with --resume, or choose another --out"
+            )
         refuse_standing(out)
         store = TokenStore.open(comparison.data)
         device = pick_device(next(iter(comparison.configs.values())).device)

@@ -42,7 +42,7 @@ def write_results(
     write_tables(out, tables)
     curves = [Curve.of(run) for run in runs]
     for kind in ("png", "svg"):
-        draw(curves, out / f"curves.{kind}")
+        draw(curves, out / f"curves.{kind}", loss="heldout")  # of many runs the other is a cloud
     print("\n" + "\n\n".join(to_text(t) for t in tables if t.has_scores or not t.number) + "\n")
     return summary(results, tables)
 
