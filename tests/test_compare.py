@@ -180,6 +180,10 @@ def test_a_damaged_file_is_named(unbroken: Path, tmp_path: Path) -> None:
         ("demo_whole demo_mslt --plan.k 6 --data s --out o", "demo_whole: plan.k has no effect on"),
         ("demo_whole demo_mslt --timed_by x --data s --out o", "timed_by has no effect without"),
         ("demo_whole demo_mslt --seeds 0 --data s --out o", "seeds must be 1 or more, not 0"),
+        (
+            "demo_whole demo_mslt+seed=2 --data s --out o",
+            "demo_mslt: all plans have the same seeds",
+        ),
         ("--resume --out o --steps 5", "steps has no effect with --resume"),
         ("demo_whole --resume --out o", "recipe has no effect with --resume"),
         ("--resume --out o", "o is no comparison: it has no compare.json"),

@@ -75,7 +75,12 @@ def _plan(word: str, over: Values) -> tuple[str, Config]:
     fields.add_fields(Config)
     values = recipe_values(recipe) | over
     try:
-        values |= fields.parse([f"--{pair}" for pair in own])
+        given = fields.parse([f"--{pair}" for pair in own])
+        if "seed" in given:
+            raise ValueError(
+                "all plans have the same seeds: --seed gives the first, --seeds how many"
+            )
+        values |= given
         return name, Config.from_dict(unflatten(values))
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
