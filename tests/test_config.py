@@ -187,6 +187,7 @@ UNUSUAL = Config(
     log_every=2,
     skip_spikes=False,
     tensorboard=True,
+    track=["mlflow"],
     model=ModelConfig(99, 24, 6, 3, 40, 300, 8, 6, "gelu_new", 0.0, 0.25, "local", 0.5, 1e-5),
     plan=PlanConfig("mslt", 3, None, [1 / 3, 2, 3, 1e-3 + 5], 24, 0.125, 48, 3),
     schedule=Schedule(1 / 3, 11, "wsd", 1 / 7, True),

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import mslt
+from mslt.config import TRACKERS
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "mslt"
@@ -23,7 +24,8 @@ ROWS = (
         "words",
     ),
     ("data",),
-    ("initial", "dropout", "norm", "world"),
+    ("initial", "dropout", "norm", "world", "forecast", "status", "screen"),
+    ("trackers",),
     ("attention",),
     ("model", "optim", "machine"),
     ("growth", "objective", "checkpoint", "weights"),
@@ -31,7 +33,7 @@ ROWS = (
     ("cache", "pretrained"),
     ("start",),
     ("trainer", "run"),
-    ("forecast", "console", "job", "pretrain", "turns", "resume", "rehearsal", "launch"),
+    ("console", "job", "pretrain", "turns", "resume", "rehearsal", "launch"),
     ("analysis",),
     ("card", "export"),
     ("budget",),
@@ -39,7 +41,7 @@ ROWS = (
     ("commands",),
     ("cli", "__main__"),
 )
-HEAVY = {"torch", "transformers", "matplotlib", "pyarrow", "datasets", "tensorboard"}
+HEAVY = {"torch", "transformers", "matplotlib", "pyarrow", "datasets", *TRACKERS}
 
 FILES = {
     ".".join(path.relative_to(SOURCE).with_suffix("").parts)

@@ -2,7 +2,8 @@
 
 import pytest
 
-from mslt.words import metric
+from mslt.plan import Stage
+from mslt.words import describe, duration, metric
 
 
 @pytest.mark.parametrize(
@@ -20,3 +21,19 @@ from mslt.words import metric
 )
 def test_three_digits_and_a_unit(value: float, unit: str, says: str) -> None:
     assert metric(value, unit) == says
+
+
+def test_a_stage_in_words() -> None:
+    assert describe(Stage(6, 0, 10, 128)) == "6 layers, all learn, length 128"
+    assert describe(Stage(6, 3, 10, 512)) == "6 layers, the top 3 learn, length 512"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "says"),
+    [
+        *((0.4, "0 s"), (45, "45 s"), (89.4, "89 s"), (90, "2 min"), (5369, "89 min")),
+        *((5400, "1 h 30 min"), (12_000, "3 h 20 min"), (187_200, "2 d 4 h")),
+    ],
+)
+def test_durations_are_as_people_write_them(seconds: float, says: str) -> None:
+    assert duration(seconds) == says

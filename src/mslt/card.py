@@ -10,10 +10,10 @@ from typing import Any
 
 from mslt.analysis.tables import stage_rows
 from mslt.config import Config
-from mslt.console import duration
 from mslt.plan import Plan, Stage
 from mslt.run import Run
 from mslt.schedule import DECAY_SHARE
+from mslt.words import duration
 
 _HEAD = """---
 library_name: transformers

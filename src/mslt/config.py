@@ -14,11 +14,14 @@ from mslt import plan as plans
 from mslt.schedule import Schedule
 from mslt.shape import ModelConfig, at_least, one_of
 
+TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")  # what mslt.trackers knows
+
 # What a resumed run may change, since it decides nothing about the model that comes out. Whether
 # there is a prefix_cache does; which folder it is does not.
 OPERATIONAL = frozenset(
     (
-        *("save_every", "keep", "log_every", "eval_every", "tensorboard", "device"),
+        *("save_every", "keep", "log_every", "eval_every", "tensorboard", "track"),
+        "device",
         *("prefix_cache", "prefix_cache_gb", "look_ahead"),
     )
 )
@@ -158,7 +161,10 @@ class Config:
         log_every: steps between lines in metrics.jsonl.
         skip_spikes: pass over a batch whose loss or gradient norm is far above what it has been
             lately in the stage, as those with numbers that are not finite always are.
-        tensorboard: write TensorBoard events too.
+        tensorboard: the same as track tensorboard.
+        track: where else figures go: some of tensorboard, wandb, mlflow, trackio, with a comma
+            between. Each is an extra, writes into the run's folder, and uses no network unless its
+            own environment variables say so.
         model: shape of the encoder.
         plan: the stages.
         schedule: the learning rate.
@@ -186,6 +192,7 @@ class Config:
     log_every: int = 10
     skip_spikes: bool = True
     tensorboard: bool = False
+    track: list[str] | None = None
     model: ModelConfig = field(default_factory=ModelConfig)
     plan: PlanConfig = field(default_factory=PlanConfig)
     schedule: Schedule = field(default_factory=Schedule)
@@ -206,6 +213,8 @@ class Config:
             )
         if not re.fullmatch("auto|cpu|cuda(:[0-9]+)?", self.device):
             raise ValueError(f"device must be auto, cpu, cuda or cuda:N, not {self.device!r}")
+        for name in self.track or ():
+            one_of("track", name, *TRACKERS)
         self._check_prefix_cache()
         self._check_blocks()
         longest = max(stage.seq_len for stage in self.stages().stages)
@@ -238,6 +247,12 @@ class Config:
             raise ValueError(
                 "prefix_cache has no effect without instances.dupe_factor: no instance comes again"
             )
+
+    @property
+    def trackers(self) -> list[str]:
+        """Names of all that the run is tracked by, each once."""
+        named = [*(self.track or ()), *(["tensorboard"] if self.tensorboard else [])]
+        return list(dict.fromkeys(named))
 
     def stages(self) -> plans.Plan:
         """The plan that these settings describe.

@@ -1,20 +1,23 @@
-"""What a run shows while it runs: a bar on a terminal, plain lines elsewhere."""
+"""What a run shows while it runs: a view at the bottom of a terminal, plain lines elsewhere."""
 
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tqdm import tqdm
-
 from mslt.config import Config
+from mslt.forecast import Forecast, stage_seconds, verdict
 from mslt.plan import Plan, Stage
 from mslt.run import Run
+from mslt.screen import Screen, columns, is_terminal
+from mslt.status import Remaining, Status, view
 from mslt.words import describe, duration
 
 LINE_SECONDS = 10.0  # between plain lines
+PAINT_SECONDS = 0.2  # between two paintings of the view
 
 
 class Console:
@@ -31,13 +34,12 @@ class Console:
         self.plan = plan
         self.batch_size = batch_size
         self.quiet = quiet
-        self._terminal = sys.stdout.isatty() and not quiet
-        self._bar: Any = None
-        self._first = step
+        self._screen = Screen() if is_terminal(sys.stdout) and not quiet else None
+        self._status = Status(plan, step)
         self._stage = ""
-        self._printed = 0.0
+        self._printed = self._painted = self._logged = 0.0
         self._warned = False
-        self._left = Remaining(plan)
+        self._left: Remaining | None = None
 
     def __enter__(self) -> "Console":
         return self
@@ -48,15 +50,15 @@ class Console:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._bar is not None:
-            self._bar.close()
+        if self._screen is not None:
+            self._screen.close()
 
     def say(self, text: str) -> None:
-        """Print lines without disturbing the bar."""
+        """Print lines without disturbing the view."""
         if self.quiet:
             return
-        if self._bar is not None:
-            self._bar.write(text, file=sys.stdout)
+        if self._screen is not None:
+            self._screen.write(text)
         else:
             print(text, flush=True)
 
@@ -67,7 +69,7 @@ class Console:
         self._warned = True
 
     def header(self, config: Config, facts: Mapping[str, Any], out: Path) -> None:
-        """What is about to run."""
+        """What is about to run; from then on the time that is left is known."""
         model, text = config.model, facts["text"]["train"]
         self.say(
             f"{out}: {model.num_hidden_layers} layers of {model.hidden_size}, "
@@ -85,39 +87,50 @@ class Console:
             f"  peak learning rate {schedule.lr:g}{each} after {schedule.warmup(span):,} steps "
             f"of warm-up; {config.batch_size:,} sequences per step"
         )
+        forecast = Forecast.of_run(facts, self.plan)
+        self._left = Remaining.of(config, self.plan, forecast)
+        if forecast:
+            took = duration(forecast.training(self.plan))
+            self.say(f"  predicted by {forecast.by}: {took} of training")
 
     def enter(self, index: int, stage: Stage, steps: range) -> None:
         """A stage begins, or goes on."""
         self._stage = f"stage {index + 1}/{len(self.plan.stages)}, {describe(stage)}"
-        self._left.enter(index, steps.start)
-        if self._terminal and self._bar is None:
-            self._bar = tqdm(total=self.plan.steps, initial=self._first, unit="step", ncols=110)
-        if self._bar is not None:
-            self._bar.set_description(f"stage {index + 1}/{len(self.plan.stages)}")
+        if self._left is not None:
+            self._left.enter(index)
+        self._status = replace(self._status, step=steps.start)
+        self._paint(now=True)
 
     def advance(self, step: int) -> None:
         """One step more is done."""
-        if self._bar is not None:
-            self._bar.update(step - self._bar.n)
+        self._status = replace(self._status, step=step)
+        self._paint()
 
     def train(self, step: int, values: Mapping[str, Any]) -> None:
         """A logged step."""
-        left = self._left.seconds(step, values["seconds"])
-        if self._bar is not None:
-            self._bar.set_postfix_str(
-                f"loss {values['mlm_loss']:.3f}, {values['tokens_per_second']:,.0f} tok/s, "
-                f"{duration(left)} left"
-            )
-        elif time.monotonic() - self._printed > LINE_SECONDS or step in self.plan.ends:
-            self._printed = time.monotonic()
+        left = self._left.seconds(step, values["seconds"]) if self._left is not None else None
+        self._logged = time.monotonic()
+        self._status = replace(
+            self._status,
+            step=step,
+            loss=values["mlm_loss"],
+            tokens_per_second=values["tokens_per_second"],
+            memory=values.get("memory"),
+            left=left,
+        )
+        if self._screen is not None:
+            self._paint(now=True)
+        elif self._logged - self._printed > LINE_SECONDS or step in self.plan.ends:
+            self._printed = self._logged
+            ends = f", about {duration(left[1])} left" if left else ""
             self.say(
                 f"step {step:,}/{self.plan.steps:,} ({self._stage}): "
-                f"loss {values['mlm_loss']:.3f}, {values['tokens_per_second']:,.0f} tokens/s, "
-                f"about {duration(left)} left"
+                f"loss {values['mlm_loss']:.3f}, {values['tokens_per_second']:,.0f} tokens/s{ends}"
             )
 
     def heldout(self, step: int, values: Mapping[str, Any]) -> None:
         """An evaluation."""
+        self._status = replace(self._status, heldout=values["mlm_loss"])
         pair = f", pair accuracy {values['pair_accuracy']:.1%}" if "pair_accuracy" in values else ""
         self.say(
             f"step {step:,}: held-out loss {values['mlm_loss']:.4f}, "
@@ -125,46 +138,25 @@ class Console:
         )
 
     def footer(self, run: Run, out: Path) -> None:
-        """The plan is finished."""
-        last, baseline = run.heldout()[-1], run.facts()["baseline_mlm_loss"]
+        """The plan is finished: what came of it, and of its forecast."""
+        self._status = replace(self._status, ended="finished")
+        self._paint(now=True)
+        if self._screen is not None:
+            self._screen.close()
+        lines, facts = run.heldout(), run.facts()
         self.say(
-            f"finished: held-out loss {last['mlm_loss']:.4f} (token frequencies alone: "
-            f"{baseline:.4f}) after {duration(last['seconds'])} of training\n"
-            f"  mslt export {out} --out DIR   writes it for Hugging Face"
+            f"finished: held-out loss {lines[-1]['mlm_loss']:.4f} (token frequencies alone: "
+            f"{facts['baseline_mlm_loss']:.4f}) after {duration(lines[-1]['seconds'])} of training"
         )
+        took, forecast = stage_seconds(self.plan, lines), Forecast.of_run(facts, self.plan)
+        if forecast and len(took) == len(self.plan.stages):
+            self.say(f"  {verdict(forecast, self.plan, took)}")
+        self.say(f"  mslt export {out} --out DIR   writes it for Hugging Face")
 
-
-class Remaining:
-    """Training time that is left, by the rates seen so far.
-
-    A stage that has not begun is reckoned from the latest rate: a layer that learns costs three
-    forward passes, one that only runs forward costs one.
-    """
-
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-        self._index = 0
-        self._mark: tuple[int, float] | None = None
-        self._start = 0
-
-    def enter(self, index: int, step: int) -> None:
-        """A stage begins at `step`."""
-        self._index, self._start, self._mark = index, step, None
-
-    def seconds(self, step: int, seconds: float) -> float:
-        """Estimate after `step` steps and `seconds` of training in all."""
-        if self._mark is None:
-            self._mark = (step, seconds)
-            done = max(step - self._start, 1)
-            rate = seconds / max(step, done)
-        else:
-            rate = (seconds - self._mark[1]) / max(step - self._mark[0], 1)
-        unit = rate / _cost(self.plan.stages[self._index])
-        ends = self.plan.ends
-        left = (ends[self._index] - step) * rate
-        later = self.plan.stages[self._index + 1 :]
-        return left + sum(unit * _cost(stage) * stage.steps for stage in later)
-
-
-def _cost(stage: Stage) -> float:
-    return (stage.depth + 2 * (stage.depth - stage.learns_from)) * stage.seq_len
+    def _paint(self, *, now: bool = False) -> None:
+        """Show where the run stands, but not too often."""
+        time_now = time.monotonic()
+        if self._screen is None or (time_now - self._painted < PAINT_SECONDS and not now):
+            return
+        self._painted = time_now
+        self._screen.paint(view(self._status.later(time_now - self._logged), columns()))

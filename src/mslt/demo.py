@@ -14,7 +14,6 @@ import torch
 from mslt.analysis.curves import Curve, draw
 from mslt.analysis.tables import stage_table
 from mslt.config import Config
-from mslt.console import duration
 from mslt.data.prepare import PrepareConfig, prepare
 from mslt.data.store import TokenStore
 from mslt.export import export
@@ -24,6 +23,7 @@ from mslt.recipes import demo_mslt, demo_whole
 from mslt.run import Run
 from mslt.trainer import Trainer
 from mslt.turns import Loop, in_turns
+from mslt.words import duration
 
 BLOCKS = 10  # of each plan, taken in turn, so that both see the same drifts of the machine
 PROBE_STEPS = 6

@@ -10,6 +10,7 @@ from mslt.config import Config
 from mslt.console import Console
 from mslt.data.store import SAMPLE, TokenStore
 from mslt.data.tokenizer import refuse_other
+from mslt.forecast import Forecast
 from mslt.guard import Diverged
 from mslt.job import Job
 from mslt.launcher import first_here_speaks, identity, launched, local_rank
@@ -32,6 +33,7 @@ def pretrain(
     allow_change: Collection[str] = (),
     verify: bool = False,
     rehearse: bool | None = None,
+    forecast: Path | None = None,
 ) -> int:
     """Pre-train by a config on a token store, into a run's folder.
 
@@ -47,6 +49,7 @@ def pretrain(
         verify: compare all of the store with its hashes, not a sample.
         rehearse: True tries every stage for a few steps, tells time, memory and disk, and stops
             there; False does not; None does where a run that begins is long, and goes on to it.
+        forecast: what `mslt plan --json` wrote of a run that begins, to be compared in the end.
 
     Returns:
         0 when the plan is finished; 130 or 143 when a signal stopped it after a saved step.
@@ -70,11 +73,13 @@ def pretrain(
         with job.prefix_cache(print):
             pass  # a folder that cannot be used is refused before there is a run
         world.first_alone(lambda: Run.refuse(out, job.config))
+        foretold = Forecast.read(forecast, job.config) if forecast else None
         if rehearse or (rehearse is None and job.plan.steps >= rehearsal.LONG):
-            rehearsal.rehearse(job, store, out)
+            rehearsed = rehearsal.rehearse(job, store, out)
+            foretold = foretold or rehearsed
         if rehearse:
             return 0
-        run = Run.shared(world, out, job.config, lambda: _new(job, store, out))
+        run = Run.shared(world, out, job.config, lambda: _new(job, store, out, foretold))
         with run.lock():
             state = hand_out(world, job.first_state(), job.config.model)
             assert state is not None
@@ -110,8 +115,9 @@ def _began_here(out: Path) -> bool:
     return read_facts(out).get("launch") == here
 
 
-def _new(job: Job, store: TokenStore, out: Path) -> Run:
-    return Run.create(out, job.config, job.facts(store), store.path / "tokenizer")
+def _new(job: Job, store: TokenStore, out: Path, foretold: Forecast | None) -> Run:
+    facts = job.facts(store) | ({"forecast": foretold.to_dict()} if foretold else {})
+    return Run.create(out, job.config, facts, store.path / "tokenizer")
 
 
 def follow(job: Job, state: State, run: Run) -> int:

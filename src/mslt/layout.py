@@ -11,7 +11,7 @@ RUN/config.yaml              the resolved config, which --config accepts
     stages/I-depth-N/        the model at the end of stage I
     scores.json              with fine-tuning: by the paper's columns (MNLI, SQuAD1.1 F1, ...), in
                              percent
-    tensorboard/             with --tensorboard
+    tensorboard/, wandb/, mlflow/, trackio/    with --track
     .lock                    held while a process trains
 """
 

@@ -159,7 +159,7 @@ class Options:
                 text = left.pop(0)
             if not text:
                 raise ValueError(f"--{key} needs a value: {foreign.wanted(kind)}")
-            repeated = kind == list[str] and key in raw
+            repeated = list[str] in (kind, *get_args(kind)) and key in raw
             raw[key] = f"{raw[key]},{text}" if repeated else text
         return words, raw
 

@@ -11,6 +11,7 @@ import torch
 from mslt.cache import PrefixCache
 from mslt.checkpoint import State
 from mslt.console import Console
+from mslt.forecast import extrapolated
 from mslt.growth import copied_from, freeze, grow, is_fixed
 from mslt.guard import Diverged, Guard, Watch
 from mslt.job import Job
@@ -73,6 +74,7 @@ def _stages(
     job: Job, state: State, run: Run, console: Console, clock: Clock, cache: PrefixCache | None
 ) -> Iterator[Done]:
     guard = Guard(state.watch, spikes=job.config.skip_spikes)
+    foretold = state.step > 0 or run.forecast(job.plan) is not None
     for index, stage, steps in job.plan.remaining(state.step):
         model, moments = enter_stage(job, state, index)
         freeze(model, stage.learns_from, pair_head=job.config.instances.pair != "none")
@@ -104,6 +106,8 @@ def _stages(
             elif last or (step + 1) % job.config.log_every == 0:
                 values = {name: float(value) for name, value in metrics.items()}
                 values |= _rates(job, done, mark)
+                if not foretold and mark[0]:
+                    foretold = _foretell(job, run, done, mark)
                 mark = (step + 1, clock.seconds)
                 run.record("train", step + 1, values)
                 console.train(step + 1, values)
@@ -192,6 +196,16 @@ def _rates(job: Job, done: Done, mark: tuple[int, float]) -> dict[str, Any]:
         "reduced_bytes": done.trainer.reducer.bytes,
         **_place(done),
     }
+
+
+def _foretell(job: Job, run: Run, done: Done, mark: tuple[int, float]) -> bool:
+    """Let run.json keep what steps of the first stage say of all, to be compared in the end."""
+    step, seconds = mark
+    if not done.index:
+        each = (done.clock.seconds - seconds) / (done.step - step)
+        by = f"its own steps {step + 1} to {done.step}"
+        run.foretell(extrapolated(job.config, job.plan, each, by))
+    return True
 
 
 def _summary(done: Done, measured: dict[str, Any]) -> dict[str, Any]:

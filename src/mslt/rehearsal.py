@@ -18,6 +18,7 @@ import torch
 from mslt.console import Console
 from mslt.data.store import TokenStore
 from mslt.files import gigabytes
+from mslt.forecast import Forecast
 from mslt.job import Job
 from mslt.machine import forget_peak, now, peak
 from mslt.phases import Phases
@@ -50,7 +51,7 @@ class Stretch:
     done: Done
 
 
-def rehearse(job: Job, store: TokenStore, out: Path) -> None:
+def rehearse(job: Job, store: TokenStore, out: Path) -> Forecast:
     """Take a few steps of every stage on a model that is thrown away, and tell what they took.
 
     Args:
@@ -58,23 +59,29 @@ def rehearse(job: Job, store: TokenStore, out: Path) -> None:
         store: its text.
         out: the folder that it will have; the rehearsal's stands beside it meanwhile.
 
+    Returns:
+        What the run is expected to take.
+
     Raises:
         ValueError: a stage does not fit into memory.
         OSError: the disk is full or not writable.
     """
     say = Console(job.plan, job.config.batch_size, quiet=not job.world.main).say
     say(f"rehearsal, {STEPS} steps of each stage on a model that is thrown away:")
-    seconds, stretch = 0.0, None
+    seconds, stretch = list[float](), None
     for stretch in stretches(job, store, out.absolute().with_name(f".{out.name}.rehearsal")):
         stage = job.plan.stages[stretch.index]
-        seconds += stretch.seconds * stage.steps
+        seconds.append(stretch.seconds)
         memory = "" if stretch.memory is None else f", {gigabytes(stretch.memory)} of memory"
         say(
             f"  stage {stretch.index + 1}: {describe(stage)}: {stretch.seconds:.3g} s a step"
             f"{memory}; {stage.steps:,} steps: {duration(stretch.seconds * stage.steps)}"
         )
     assert stretch is not None
-    say(_foretold(job, out, seconds, seconds_to_evaluate(job, stretch.done)))
+    evaluation = seconds_to_evaluate(job, stretch.done)
+    forecast = Forecast(f"{STEPS} steps of each stage before it", tuple(seconds), evaluation)
+    say(_foretold(job, out, forecast.training(job.plan), evaluation))
+    return forecast
 
 
 def stretches(job: Job, store: TokenStore, folder: Path, steps: int = STEPS) -> Iterator[Stretch]:
@@ -130,9 +137,8 @@ def _stretches(job: Job, short: Job, run: Run) -> Iterator[Stretch]:
 def _shortened(job: Job, steps: int) -> Job:
     """The same with a few steps of each stage, at a rate that moves next to nothing."""
     stages = tuple(replace(stage, steps=min(steps, stage.steps)) for stage in job.plan.stages)
-    config = replace(
-        job.config, keep=1, save_every=10**9, eval_every=0, tensorboard=False, prefix_cache=None
-    )
+    config = replace(job.config, keep=1, save_every=10**9, eval_every=0, prefix_cache=None)
+    config = replace(config, tensorboard=False, track=None)
     schedule = Schedule(lr=1e-6, warmup_steps=0, shape="constant")
     return replace(job, config=config, plan=replace(job.plan, stages=stages, schedule=schedule))
 

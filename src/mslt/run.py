@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import yaml
 
-from mslt import layout
+from mslt import layout, trackers
 from mslt.background import Background
 from mslt.checkpoint import (
     Content,
@@ -30,11 +30,13 @@ from mslt.checkpoint import (
 )
 from mslt.config import Config, ModelConfig
 from mslt.files import appearing, locked, naming, require_room, sweep, vanish
+from mslt.forecast import Forecast
 from mslt.machine import machine
 from mslt.model import Encoder
 from mslt.options import flatten
 from mslt.plan import Plan
 from mslt.room import run_bytes, taken
+from mslt.trackers import Trackers
 from mslt.world import World
 
 
@@ -72,8 +74,7 @@ class Run:
         self.path = path
         self.config = config
         self.writes = writes
-        # Opened by the first value, so that reading a run's folder leaves it as it is.
-        self._tensorboard: Any = None
+        self._trackers = Trackers(path, config.trackers, flatten(config.to_dict()))
         self._saved: int | None = None  # the newest step that has a good checkpoint, or is to have
         self._background = Background()
 
@@ -109,8 +110,7 @@ class Run:
         if standing and not layout.awaits(path):
             hint = "go on with --resume, or " if (path / layout.FACTS).exists() else ""
             raise ValueError(f"{path} is not empty: {hint}choose another --out")
-        if config.tensorboard:
-            _summary_writer()
+        trackers.require(config.trackers)
         _require_room_for(config, next(p for p in path.absolute().parents if p.exists()))
 
     @classmethod
@@ -183,6 +183,19 @@ class Run:
         """
         return layout.read_facts(self.path)
 
+    def forecast(self, plan: Plan) -> Forecast | None:
+        """What run.json says that the stages of a plan will take; None where it says nothing."""
+        if not self.writes:
+            return None
+        return Forecast.of_run(self.facts(), plan, str(self.path / layout.FACTS))
+
+    def foretell(self, forecast: Forecast) -> None:
+        """Let run.json say what the run is expected to take."""
+        if not self.writes:
+            return
+        facts = self.facts() | {"forecast": forecast.to_dict()}
+        write_text(self.path / layout.FACTS, to_json(facts, indent=1))
+
     def record(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
         """Append a line to metrics.jsonl.
 
@@ -197,12 +210,7 @@ class Run:
         path = self.path / layout.METRICS
         with naming(path), path.open("a", encoding="utf-8") as file:
             file.write(to_json({"kind": kind, "step": step, **values}) + "\n")
-        if self.config.tensorboard:
-            if self._tensorboard is None:
-                self._tensorboard = _summary_writer()(str(self.path / "tensorboard"))
-            for name, value in values.items():
-                if isinstance(value, int | float):
-                    self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
+        self._trackers.log(kind, step, values)
 
     def metrics(self) -> list[dict[str, Any]]:
         """Every whole line of metrics.jsonl.
@@ -342,8 +350,7 @@ class Run:
             OSError: the disk is full or not writable.
         """
         self.wait()
-        if self._tensorboard is not None:
-            self._tensorboard.close()
+        self._trackers.close()
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, list[Any]]:
@@ -386,11 +393,3 @@ def write_text(path: Path, text: str) -> None:
     with naming(path):
         temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
-
-
-def _summary_writer() -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise ValueError("tensorboard is not installed: pip install 'mslt[tensorboard]'") from None
-    return SummaryWriter

@@ -38,6 +38,7 @@ def command(argv: list[str]) -> int:
         allow_change=given.get("allow_change", ()),
         verify=given.get("verify", False),
         rehearse=given.get("rehearse"),
+        forecast=Path(given["forecast"]) if "forecast" in given else None,
     )
 
 
@@ -52,6 +53,8 @@ def _places(options: Options, given: Values) -> tuple[Path, Path]:
         raise ValueError("allow_change has no effect without --resume")
     if given.get("rehearse") and given.get("resume"):
         raise ValueError("rehearse has no effect with --resume: the run has begun")
+    if given.get("forecast") and given.get("resume"):
+        raise ValueError("forecast has no effect with --resume: the run keeps what it began with")
     data = _data_of(out, given) if given.get("resume") else Path(options.need(given, "data"))
     return data, out
 
@@ -79,6 +82,12 @@ def _options() -> Options:
         bool | None,
         "take a few steps of every stage on a model that is thrown away, tell time, memory and "
         "disk that the run would take, and stop there; false: begin a long run without that",
+    )
+    options.option(
+        "forecast",
+        str,
+        "what `mslt plan --json` wrote of this run: what it takes is compared with it in the end. "
+        "Without it, with a rehearsal, or with what its own first steps say of the rest",
     )
     options.option(
         "allow_change",
