@@ -1,10 +1,14 @@
 """What processes tell each other."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
+import torch.distributed as dist
 from processes import together
 
-from mslt.world import Poll, World, joined
+from mslt.world import Poll, World, joined, meeting
 
 
 def exchange() -> dict[str, object]:
@@ -47,6 +51,22 @@ def test_processes_exchange_numbers_and_text():
         "polled": [0, 0, 15, 0],
         "agrees": None,
     }
+
+
+def test_processes_that_are_started_again_do_not_go_by_what_the_last_ones_wrote():
+    """The store of torchrun outlives them, and keeps their addresses."""
+    store = dist.HashStore()
+    names = []
+    for slow in (2, 0, 1):  # who comes last, when the others have looked around already
+
+        def come(rank: int, slow: int = slow) -> str:
+            time.sleep(0.1 * (rank == slow))
+            return meeting(store, rank, 3)
+
+        with ThreadPoolExecutor(3) as threads:
+            names += [set(threads.map(come, range(3)))]
+    assert [len(name) for name in names] == [1, 1, 1]
+    assert len(set.union(*names)) == 3
 
 
 def disagree(facts: list[list[tuple[str, str]]]) -> str:

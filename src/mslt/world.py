@@ -6,6 +6,8 @@ nothing. What travels is numbers and text, never pickled objects.
 
 import hashlib
 import json
+import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -251,17 +253,18 @@ def joined(device: str) -> Iterator[World]:
         torch.cuda.set_device(number)
     with lost_others():
         store, rank, size = next(iter(dist.rendezvous("env://", timeout=TIMEOUT)))
+        name = meeting(store, rank, size)
         dist.init_process_group(
             "nccl" if device.startswith("cuda") else "gloo",
-            store=dist.PrefixStore("torch", store),
+            store=dist.PrefixStore(f"{name}/torch", store),
             rank=rank,
             world_size=size,
             timeout=TIMEOUT,
             device_id=torch.device(device) if device.startswith("cuda") else None,
         )
-    notes = dist.PrefixStore("mslt", store.clone())
+    notes = dist.PrefixStore(f"{name}/notes", store.clone())
     world = World(rank, size, device, notes)
-    with Watchdog(rank, size, world.phases, dist.PrefixStore("watch", store.clone())):
+    with Watchdog(rank, size, world.phases, dist.PrefixStore(f"{name}/watch", store.clone())):
         try:
             yield world
         except Exception:
@@ -269,6 +272,40 @@ def joined(device: str) -> Iterator[World]:
                 leave_quietly()
             raise
     dist.destroy_process_group()  # not after an error, when others may never answer
+
+
+def meeting(store: dist.Store, rank: int, size: int) -> str:
+    """A new name for what these processes do together, known to all of them.
+
+    A store of torchrun's outlives the processes: those that it starts again find in it what the
+    last ones wrote, their addresses too. So nobody goes by what may be old: each writes a number
+    that nobody has had before, and goes in when it finds that very number in the main one's list.
+
+    Raises:
+        ConnectionError: they have not all come within TIMEOUT.
+    """
+    mine, deadline = uuid.uuid4().hex, time.monotonic() + TIMEOUT.total_seconds()
+    others = [str(other) for other in range(1, size)]
+    if rank:
+        store.set(f"seat/{rank}", mine)
+    while time.monotonic() < deadline:
+        if rank == 0:
+            seats = {other: _note(store, f"seat/{other}") for other in others}
+            store.set("meeting", json.dumps([mine, seats]))
+            if all(_note(store, f"came/{other}") == mine for other in others):
+                return mine
+        else:
+            name, seats = json.loads(_note(store, "meeting") or '["", {}]')
+            if seats.get(str(rank)) == mine:
+                store.set(f"came/{rank}", name)
+                return str(name)
+        time.sleep(0.02)
+    raise ConnectionError(f"the {size} processes of the run have not found each other")
+
+
+def _note(store: dist.Store, key: str) -> str:
+    """What somebody wrote, now or long ago; nothing where nobody did."""
+    return store.get(key).decode() if store.check([key]) else ""
 
 
 def _is_first(notes: dist.Store) -> bool:
