@@ -167,6 +167,22 @@ def test_more_plans_than_colours_are_told_apart_by_dashes() -> None:
     assert len({dashes for _, dashes in looks[:7]}) == 1
 
 
+@pytest.mark.parametrize("xs", [["steps"], ["steps", "tokens", "seconds"]])
+def test_the_legend_of_many_plans_stays_inside_the_picture(
+    tmp_path: Path, figures: list[Figure], xs: Any
+) -> None:
+    draw(
+        [curve(f"a plan by a long name, number {i}", [3.0, 2.0]) for i in range(12)],
+        tmp_path / "c.png",
+        xs,
+    )
+    (legend,) = figures[0].legends
+    box, room = legend.get_window_extent(), figures[0].bbox
+    assert room.x0 <= box.x0 < box.x1 <= room.x1
+    assert room.y0 <= box.y0
+    assert box.y1 < figures[0].axes[0].get_window_extent().y0
+
+
 def test_what_cannot_be_drawn_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"must end in \.png"):
         draw([curve("a", [1.0])], tmp_path / "c.gif")

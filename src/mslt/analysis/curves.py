@@ -248,5 +248,8 @@ def _legend(figure: "Figure", axes: "Axes", groups: dict[str, list[Curve]], loss
         label = "training, all predictions"
         entries.append(Line2D([], [], color=_GREY, ls=":", lw=1.2, label=label))
     entries.append(Line2D([], [], color=_GREY, ls="--", lw=1, label="token frequencies"))
-    columns = min(len(entries), 2 + 2 * len(figure.axes))
+    widest = 0.65 + 0.085 * max(len(str(entry.get_label())) for entry in entries)  # inches
+    columns = max(1, min(len(entries), int(figure.get_figwidth() / widest)))
+    rows = -(-len(entries) // columns)
+    figure.set_figheight(figure.get_figheight() + 0.2 * max(0, rows - 2))
     figure.legend(handles=entries, loc="outside lower center", ncols=columns, frameon=False)
