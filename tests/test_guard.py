@@ -13,7 +13,7 @@ import torch
 from tiny_run import TINY, final_weights, losses, start, steps
 from torch import Tensor
 
-from mslt import trainer as trainers
+from mslt import objective
 from mslt.config import OptimizerConfig
 from mslt.console import Console
 from mslt.data.instances import Batch, Instances
@@ -46,8 +46,8 @@ def test_a_step_that_is_not_accepted_leaves_no_trace(tiny, random_batch, monkeyp
         trainer.step(0, random_batch(0), 1e-2)
     before = everything(one)
     with monkeypatch.context() as patch:
-        real = trainers.losses
-        patch.setattr(trainers, "losses", lambda *a, **k: [x * torch.nan for x in real(*a, **k)])
+        real = objective.losses
+        patch.setattr(objective, "losses", lambda *a, **k: [x * torch.nan for x in real(*a, **k)])
         seen: list[dict[str, float]] = []
         one.step(1, random_batch(1), 1e-2, accept=lambda values: bool(seen.append(values)))
     assert all(value != value for value in seen[0].values())

@@ -15,8 +15,8 @@ import torch
 from processes import together
 from tiny_run import TINY, final_weights, losses
 
+from mslt import objective
 from mslt import run as runs
-from mslt import trainer as trainers
 from mslt.config import Config, PlanConfig
 from mslt.growth import learning
 from mslt.launch import pretrain
@@ -102,8 +102,8 @@ def drift(rank: int, step: int, trainer: Trainer) -> None:
 def nan_on_rank_1(rank: int, step: int, _: Trainer) -> None:
     """From the end of step 1 on the second process' losses are broken."""
     if (rank, step) == (1, 1):
-        real = trainers.losses
-        trainers.losses = lambda *a, **k: tuple(x * torch.nan for x in real(*a, **k))
+        real = objective.losses
+        objective.losses = lambda *a, **k: tuple(x * torch.nan for x in real(*a, **k))
 
 
 HARMS = {"stop": stop_at_6, "drift": drift, "nan": nan_on_rank_1}

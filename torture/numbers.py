@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-import mslt.trainer as trainers
+import mslt.objective as objective
 from mslt.cli import main
 from mslt.layout import read_metrics
 from torture.children import run_together
@@ -142,13 +142,13 @@ class Ground:
 
 def _inject(case: Case) -> None:
     """From now on let it happen to this process."""
-    losses, steps = trainers.losses, [-1]
+    losses, steps = objective.losses, [-1]
 
     def harmed(*args: Any, **options: Any) -> tuple[Tensor, Tensor]:
         mlm, pair = losses(*args, **options)
         return (case.harm(mlm) if steps[-1] == case.step else mlm), pair
 
-    trainers.losses = harmed
+    objective.losses = harmed
     wrap("mslt.trainer.Trainer.step", lambda _, step, *rest: steps.append(step), nothing)
 
 

@@ -164,6 +164,16 @@ class Encoder(nn.Module):
         """Encoder layers that stand."""
         return len(self.blocks) * self.config.repeat
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the layers compute in."""
+        return next(self.blocks.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.blocks.parameters()).device
+
     def layers(self, start: int, stop: int) -> list[nn.Module]:
         """The blocks that the layers from `start` up to `stop` are, one for each layer."""
         return [self.blocks[layer // self.config.repeat] for layer in range(start, stop)]
@@ -211,7 +221,7 @@ class Encoder(nn.Module):
             layers: how many.
         """
         x_BLD = self.embeddings(input_ids_BL, segment_ids_BL)
-        x_BLD = x_BLD.to(self.head.transform.weight.dtype)
+        x_BLD = x_BLD.to(self.dtype)
         for block in self.layers(0, layers):
             x_BLD = block(x_BLD, seen_BL)
         return x_BLD

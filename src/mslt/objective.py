@@ -1,6 +1,6 @@
 """The two losses of BERT: masked tokens and sentence pairs (Devlin et al. 2018, section 3.1)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -97,6 +97,35 @@ def losses(
         inputs.masked_weights.flatten(),
     )
     return mlm, _pair_loss(model.head.next_sentence(x_BRD[:, 0]), inputs)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a training step minimises: the sum of its parts, each a mean over the whole batch.
+
+    Args:
+        names: of the parts, as metrics call them.
+        inputs: tensors on a device of a batch, which knows its sequences' `lengths`, is cut by
+            slices, and whose tensors are cut so too and have `input_ids` [B, L] among them.
+        counts: by what each part's sum over a batch is divided for its mean.
+        losses: each part's sum over a micro-batch; takes what `losses` takes.
+    """
+
+    names: tuple[str, ...]
+    inputs: Callable[[Any, str], Any]
+    counts: Callable[[Any], Sequence[float]]
+    losses: Callable[..., Sequence[Tensor]]
+
+
+def pretraining(pair: bool) -> Objective:
+    """Masked tokens, and with `pair` the sentence pairs too."""
+    parts = 2 if pair else 1
+    return Objective(
+        names=("mlm_loss", "pair_loss")[:parts],
+        inputs=Inputs.of,
+        counts=lambda batch: (float(batch.masked_weights.sum()), len(batch.lengths))[:parts],
+        losses=lambda *given, **how: losses(*given, **how)[:parts],
+    )
 
 
 def scores(model: Encoder, inputs: Inputs) -> dict[str, Tensor]:

@@ -36,7 +36,7 @@ class Prefix:
         assert kind in get_args(Kind)
         self.layers = layers
         self.kind = kind
-        self.dtype = model.head.transform.weight.dtype
+        self.dtype = model.dtype
         self.width = model.config.hidden_size
         self.embeddings = model.embeddings
         self.repeat = model.config.repeat

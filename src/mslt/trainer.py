@@ -20,7 +20,7 @@ from mslt.config import OptimizerConfig
 from mslt.data.instances import Batch
 from mslt.growth import forward_only, learning
 from mslt.model import Encoder
-from mslt.objective import Inputs, losses, scores
+from mslt.objective import Inputs, Objective, pretraining, scores
 from mslt.optim import Moments, Optimizer
 from mslt.prefix import Kind, Prefix
 from mslt.reducer import Reducer, Wire
@@ -91,6 +91,7 @@ class Trainer:
         moments: of every parameter that has any, by name; kept for those that do not learn now.
         world: where it runs.
         keep: makes of the forward-only layers something that keeps their output.
+        objective: what a step minimises; by default the losses of pre-training.
     """
 
     def __init__(
@@ -100,20 +101,22 @@ class Trainer:
         moments: Moments,
         world: World | None = None,
         keep: Callable[[Prefix], Callable[[Inputs], Tensor]] | None = None,
+        objective: Objective | None = None,
     ) -> None:
         self.model = model
         self.settings = settings
         self.world = world or World()
+        self.objective = objective or pretraining(settings.pair)
         self._moments = moments
         parameters = dict(learning(model))
         self.optimizer = Optimizer(parameters, settings.optimizer, moments)
-        self._compute = _half(model) if settings.precision == "bf16" else model
-        self.prefix = Prefix(self._compute, forward_only(model), settings.prefix)
+        self.computing = _half(model) if settings.precision == "bf16" else model
+        self.prefix = Prefix(self.computing, forward_only(model), settings.prefix)
         self._pass_prefix = keep(self.prefix) if keep else self.prefix
         self.phases = self.world.phases
         if settings.compile:
-            _compile(self._compute, self.prefix)
-        halves = dict(self._compute.named_parameters())
+            _compile(self.computing, self.prefix)
+        halves = dict(self.computing.named_parameters())
         # Tensors that compute in bf16, beside the fp32 weights that they stand for.
         self._cast = {n: (halves[n], p) for n, p in parameters.items() if halves[n] is not p}
         self.reducer = Reducer(
@@ -150,22 +153,21 @@ class Trainer:
                 while the gradients travel. They depend on nothing that this step changes.
 
         Returns:
-            Scalars on the device: `mlm_loss` and `pair_loss`, the means over the batch in nats,
-            and `grad_norm`, before clipping. No `pair_loss` where there is no pair objective.
+            Scalars on the device: the objective's parts, means over the batch, and `grad_norm`,
+            before clipping.
         """
-        self._compute.train()
-        counts = torch.tensor([batch.masked_weights.sum(), len(batch.lengths)], device="cpu")
+        self.computing.train()
+        counts = torch.tensor(self.objective.counts(batch), dtype=torch.float32, device="cpu")
         counts = counts.to(self.world.device)
         counted = self.world.sum(counts)
-        sums = torch.zeros(2, device=self.world.device)
+        sums = torch.zeros(len(counts), device=self.world.device)
         end = self.settings.first + len(batch.lengths)
         for start, inputs, x_BLD in self._micro_batches(step, batch):
             self._seed(step, start, "learning")
             with self.phases("forward"):
                 parts = self._losses(inputs, x_BLD)
                 counted.wait()
-                means = parts / counts
-                loss = means.sum() if self.settings.pair else means[0]
+                loss = (parts / counts).sum()
             with self.phases("backward"):
                 if start + len(inputs.input_ids) == end:
                     self.reducer.begin()
@@ -174,9 +176,7 @@ class Trainer:
         self._reduce(sums, step + 1, upcoming)
         with self.phases("optimizer"):
             norm = self.optimizer.norm()
-        metrics = dict(zip(("mlm_loss", "pair_loss"), sums / counts), grad_norm=norm)
-        if not self.settings.pair:
-            del metrics["pair_loss"]
+        metrics = dict(zip(self.objective.names, sums / counts), grad_norm=norm)
         # The one place that decides. What it is asked with are sums over all processes.
         if accept is None or accept({name: float(value) for name, value in metrics.items()}):
             with self.phases("optimizer"):
@@ -187,10 +187,10 @@ class Trainer:
         return metrics
 
     def _losses(self, inputs: Inputs, x_BLD: Tensor | None) -> Tensor:
-        """Masked-token and pair loss of a micro-batch, sums in nats [2]."""
-        recompute = self.settings.recompute
+        """The objective's parts of a micro-batch, sums [parts]."""
+        how, layers = self.settings.recompute, self.prefix.layers
         return torch.stack(
-            losses(self._compute, inputs, x_BLD, self.prefix.layers, recompute=recompute)
+            list(self.objective.losses(self.computing, inputs, x_BLD, layers, recompute=how))
         )
 
     def _reduce(self, sums: Tensor, step: int, upcoming: Callable[[], Batch] | None) -> None:
@@ -241,7 +241,8 @@ class Trainer:
 
     def _group(self, step: int, batch: Batch, row: int) -> Group:
         """The group that begins at a row, through the forward-only layers."""
-        inputs = Inputs.of(batch[row : row + self._starts(batch).step], self.world.device)
+        part = batch[row : row + self._starts(batch).step]
+        inputs = self.objective.inputs(part, self.world.device)
         first = self.settings.first + row
         if not self.prefix.layers:
             return first, inputs, None
@@ -282,13 +283,13 @@ class Trainer:
     @torch.no_grad()
     def evaluate(self, batches: list[Batch]) -> dict[str, float]:
         """Losses in nats and accuracies on held-out batches, without dropout."""
-        self._compute.eval()
+        self.computing.eval()
         size = self.settings.micro_batch
         parts = [b[i : i + size] for b in batches for i in range(0, len(b.lengths), size)]
         sums = torch.zeros(len(SCORES), dtype=torch.float64)
         with self.phases("evaluate"):
             for part in parts[self.world.rank :: self.world.size]:
-                values = scores(self._compute, Inputs.of(part, self.world.device))
+                values = scores(self.computing, Inputs.of(part, self.world.device))
                 sums += torch.tensor([float(values[name]) for name in SCORES], dtype=sums.dtype)
             sums = sums.to(self.world.device)
             self.world.sum(sums).wait()
@@ -322,7 +323,7 @@ def _half(model: Encoder) -> Encoder:
     half = copy.deepcopy(model, shared)
     half.blocks.to(torch.bfloat16)
     half.head.to(torch.bfloat16)
-    if half.head.bias.device.type == "cpu":
+    if model.device.type == "cpu":
         for mine, full in zip(half.modules(), model.modules()):
             if isinstance(mine, nn.LayerNorm) and isinstance(full, nn.LayerNorm):
                 mine.weight, mine.bias = full.weight, full.bias
