@@ -25,7 +25,7 @@ ROWS = (
     ),
     ("data",),
     ("initial", "dropout", "norm", "world", "forecast", "status", "screen"),
-    ("trackers",),
+    ("trackers", "watching"),
     ("attention",),
     ("model", "optim", "machine"),
     ("growth", "objective", "checkpoint", "weights"),

@@ -17,6 +17,7 @@ from mslt.commands import (
     prepare,
     pretrain,
     recipes,
+    watch,
 )
 from mslt.options import did_you_mean
 
@@ -91,6 +92,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "plan": plan.command,
     "import": importing.command,
     "pretrain": pretrain.command,
+    "watch": watch.command,
     "export": export.command,
     "compare": compare.command,
     "curves": curves.command,
