@@ -40,6 +40,7 @@ ROWS = (
     ("demo", "compare"),
     ("commands",),
     ("cli", "__main__"),
+    ("reference",),
 )
 HEAVY = {"torch", "transformers", "matplotlib", "pyarrow", "datasets", *TRACKERS}
 

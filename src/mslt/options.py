@@ -22,6 +22,8 @@ from mslt import foreign
 
 Values = dict[str, Any]
 
+REFERENCE = "--reference"  # like --help, for mslt.reference
+
 _TRUTHS = ("true", "false", "yes", "no", "null")
 
 
@@ -49,6 +51,8 @@ class Options:
             exit_on_error=False,
             allow_abbrev=False,
         )
+        self._said = (says, tuple(examples))
+        self._rows: list[tuple[str, str, str, str, str]] = []  # group, name, kind, default, meaning
         self._own = self._parser.add_argument_group("this command")
         self._kinds: dict[str, Any] = {}
         self.fields: list[str] = []
@@ -56,6 +60,7 @@ class Options:
     def positional(self, key: str, says: str, *, many: bool = False) -> None:
         """Accept a word without dashes, or several."""
         nargs = "*" if many else "?"
+        self._rows.append(("", f"{key.upper()}{'...' if many else ''}", "", "", says))
         self._own.add_argument(key, nargs=nargs, metavar=key.upper(), help=says, default=SUPPRESS)
 
     def option(self, key: str, kind: Any, says: str, default: Any = SUPPRESS) -> None:
@@ -81,6 +86,31 @@ class Options:
         action = group.add_argument(f"--{key}", type=kind, help=says, default=default)
         action.option_strings = [f"--{key}"]  # jsonargparse would show --key+ beside it for a list
         self._kinds[key] = kind
+        shown = "" if default in (SUPPRESS, None) else json.dumps(default)
+        own = group is self._own
+        self._rows.append(
+            ("" if own else group.title, f"--{key}", foreign.wanted(kind), shown, says)
+        )
+
+    def reference(self) -> str:
+        """What the command understands, in Markdown."""
+        says, examples = self._said
+        lines = [f"## {self._parser.prog}", "", says, "", "```text", self.usage, "```"]
+        group = None
+        for title, name, kind, default, meaning in self._rows:
+            if title != group:
+                head = "| option | value | default | meaning |" if name else ""
+                lines += ["", *([f"**{title}**", ""] if title else []), head, "|---|---|---|---|"]
+                group = title
+            cells = (f"`{name}`", kind, f"`{default}`" if default else "", meaning)
+            lines.append(
+                "| "
+                + " | ".join(cell.replace("|", "\\|").replace("%%", "%") for cell in cells)
+                + " |"
+            )
+        if examples:
+            lines += ["", "```bash", *examples, "```"]
+        return "\n".join(lines)
 
     def set_defaults(self, values: Values) -> None:
         """Show other defaults in the help."""
@@ -92,6 +122,9 @@ class Options:
         Raises:
             ValueError: an unknown option, or a wrong value.
         """
+        if list(argv) == [REFERENCE]:
+            print(self.reference())
+            raise SystemExit(0)
         words, raw = self._split(argv)
         try:
             parsed = self._parser.parse_args(
