@@ -231,7 +231,8 @@ def go_on(out: Path, comparison: Comparison, store: TokenStore, world: World) ->
     busy = f"{out} is in use: another process compares"
     names, seeds = list(comparison.configs), list(comparison.seeds)
     with locked(out / layout.LOCK, busy) if world.main else nullcontext():
-        for seed in comparison.seeds:
+        todo = [seed for seed in seeds if unfinished(out, comparison, world, seed)]
+        for seed in todo or seeds[-1:]:  # where all is done, the results are written anew
             stop = train_seed(out, comparison, store, world, seed)
             if world.main:
                 lost = comparison.lost
@@ -255,10 +256,10 @@ def train_seed(
     with ExitStack() as opened:
         signals = opened.enter_context(Signals(launched=launched()))
         loops: dict[str, Loop] = {}
-        for name, config in comparison.configs.items():
+        for name in unfinished(out, comparison, world, seed):
             path = layout.compared_run(out, name, seed)
-            if path.name not in lost and not world.most(world.main and is_finished(path)):
-                loops[path.name] = _loop(path, replace(config, seed=seed), store, world, opened)
+            config = replace(comparison.configs[name], seed=seed)
+            loops[path.name] = _loop(path, config, store, world, opened)
         if not loops:
             return 0
         most, fewest = (pick(loop.steps for loop in loops.values()) for pick in (max, min))
@@ -285,6 +286,16 @@ def _save(loops: Iterable[Loop]) -> None:
     for loop in loops:
         if loop.done and loop.at < loop.steps:  # the last step has been saved
             save(loop.run, loop.done)
+
+
+def unfinished(out: Path, comparison: Comparison, world: World, seed: int) -> list[str]:
+    """The plans whose run with a seed has not come to its end, and was not given up."""
+
+    def is_open(name: str) -> bool:
+        path = layout.compared_run(out, name, seed)
+        return path.name not in comparison.lost and not is_finished(path)
+
+    return [name for name in comparison.configs if world.most(world.main and is_open(name))]
 
 
 def is_finished(path: Path) -> bool:
@@ -322,15 +333,17 @@ class _Progress:
     def __init__(self, seed: int, loops: Mapping[str, Loop], blocks: int) -> None:
         self.loops, self.blocks = loops, blocks
         self.title, self.suffix = f"seed {seed}", f"-seed{seed}"
-        self._start, self._first = time.monotonic(), 0
+        self._start, self._first, self._alive = time.monotonic(), 0, list(loops)
 
     def tell(self, turn: Turn) -> None:
         """A step was done; print a line where the last run has ended one of the parts."""
         self._first = self._first or turn.block
         if turn.lost:
             print(f"{turn.name} is given up: {turn.lost}", flush=True)
+            self._alive.remove(turn.name)
+            return
         ends = turn.block * LINES // self.blocks > (turn.block - 1) * LINES // self.blocks
-        if not (ends and turn.over and turn.name == list(self.loops)[-1]):
+        if not (ends and turn.over and turn.name == self._alive[-1]):
             return
         parts = []
         for name, loop in self.loops.items():
