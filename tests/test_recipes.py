@@ -84,7 +84,7 @@ def test_table_3_compares_one_block_of_weights_with_one_for_each_stage(size):
     assert mslt.embedding_size == {"base": 128, "tiny": 64}[size]
     assert {whole.hidden_act, mslt.hidden_act} == {"gelu_new"}
     ranges = (whole.initializer_range, mslt.initializer_range)
-    assert ranges == {"base": (0.02, 0.02), "tiny": (0.026, 0.037)}[size]
+    assert ranges == {"base": (0.02, 0.02), "tiny": (0.021, 0.034)}[size]
     bert = RECIPES[f"bert_{size}_mslt"]().model
     assert (bert.embedding_size, bert.repeat, bert.hidden_act) == (0, 1, "gelu")
 

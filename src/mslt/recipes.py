@@ -76,13 +76,13 @@ def _in_groups(model: ModelConfig, groups: int) -> ModelConfig:
     """The same whose layers share so many blocks of weights; 0 leaves them their own.
 
     What r layers of the same weights add to their input adds up r times, and not √r times as that
-    of random ones, and is the product of two matrices. So a small model's are r^¼ times smaller:
-    else 12 layers of one block leave next to nothing of their input to the last.
+    of random ones: 12 layers of one block leave next to nothing of their input to the last. So a
+    small model's weights begin ∛r times smaller (docs/log.md).
     """
     model = replace(model, num_hidden_groups=groups)
     if model.initializer != "local":
         return model
-    smaller = model.initializer_range / model.repeat**0.25
+    smaller = model.initializer_range / model.repeat ** (1 / 3)
     return replace(model, initializer_range=round(smaller, 3))
 
 
