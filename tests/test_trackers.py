@@ -94,7 +94,7 @@ def test_what_is_not_installed_is_told_before_there_is_a_run(
     name: str, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trackers.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=rf"{name} is not installed: pip install 'mslt\[{name}\]'"):
+    with pytest.raises(ValueError, match=rf"{name} is not installed: pip install .*{name}"):
         pretrain(replace(TINY, track=[name]), store, tmp_path / "run")
     assert not (tmp_path / "run").exists()
     require([])

@@ -111,11 +111,12 @@ class Trackio:
         self._trackio.finish()
 
 
-# By name, with the package that each needs.
+# By name, which is that of the module too, with what pip installs.
 TRACKERS: dict[str, tuple[str, Callable[[Path, Mapping[str, Any]], Tracker]]] = {
-    "tensorboard": ("tensorboard", TensorBoard),
-    "wandb": ("wandb", WeightsAndBiases),
-    "mlflow": ("mlflow", MLflow),
+    "tensorboard": ("'mslt[tensorboard]'", TensorBoard),
+    "wandb": ("'mslt[wandb]'", WeightsAndBiases),
+    "mlflow": ("'mslt[mlflow]'", MLflow),
+    # No extra: what it needs (0.43) does not go with the versions in constraints.txt.
     "trackio": ("trackio", Trackio),
 }
 
@@ -136,8 +137,8 @@ def require(names: Iterable[str]) -> None:
         ValueError: naming what is not.
     """
     for name in names:
-        if importlib.util.find_spec(TRACKERS[name][0]) is None:
-            raise ValueError(f"{name} is not installed: pip install 'mslt[{name}]'")
+        if importlib.util.find_spec(name) is None:
+            raise ValueError(f"{name} is not installed: pip install {TRACKERS[name][0]}")
 
 
 class Trackers:
