@@ -1,12 +1,15 @@
 """Comparing plans: killed, stopped, resumed and refused."""
 
+import io
 import json
 import signal
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import together
 from tiny_run import TINY, losses
 
 from mslt import compare as comparing
@@ -109,6 +112,20 @@ def test_a_signal_saves_all_runs_and_stops(
     monkeypatch.setattr(comparing, "in_turns", in_turns)
     assert resume(tmp_path / "out") == 0
     assert results(tmp_path / "out") == results(unbroken)
+
+
+def part_of(store: Path, out: Path) -> int:
+    """What each of several processes does."""
+    with redirect_stdout(io.StringIO()):
+        return begin(comparison(store, seeds=(0,)), out)
+
+
+def test_several_processes_share_the_work(store: Path, unbroken: Path, tmp_path: Path) -> None:
+    assert together(2, part_of, store, tmp_path / "out") == [0, 0]
+    shared = results(tmp_path / "out")
+    assert list(shared) == ["whole-seed0", "mslt-seed0"]
+    for name, loss in shared.items():
+        assert loss == pytest.approx(results(unbroken)[name], rel=1e-5)  # sums in another order
 
 
 def test_a_run_that_diverges_is_given_up_once_and_for_all_and_told_of(
