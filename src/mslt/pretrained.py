@@ -36,7 +36,7 @@ def open_model(path: Path) -> Pretrained:
     Args:
         path: a run (its finished model or, of a run that is not finished, its newest good
             checkpoint), one of its stages (RUN/stages/2-depth-6) or checkpoints
-            (RUN/checkpoints/step-N), or a Hugging Face BERT folder with safetensors.
+            (RUN/checkpoints/step-N), or a Hugging Face folder of a BERT or ALBERT in safetensors.
 
     Raises:
         ValueError: the folder is none of these, or damaged.
