@@ -17,6 +17,7 @@ from mslt.commands import (
     prepare,
     pretrain,
     recipes,
+    report,
     watch,
 )
 from mslt.options import did_you_mean
@@ -96,6 +97,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "export": export.command,
     "compare": compare.command,
     "curves": curves.command,
+    "report": report.command,
     "recipes": recipes.command,
     "demo": demo.command,
 }

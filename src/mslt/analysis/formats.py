@@ -40,13 +40,13 @@ def aligned(lines: Sequence[Sequence[str]]) -> str:
 
 def to_text(table: Table) -> str:
     """For a terminal, without columns of which nothing was measured."""
-    lines = _lines(table.without_empty_columns(), f" {MARK}")
+    lines = written(table.without_empty_columns(), f" {MARK}")
     return "\n".join([_title(table), "", aligned(lines), "", *table.notes])
 
 
 def to_markdown(table: Table) -> str:
     """For a page."""
-    head, *rows = _lines(table, f" {MARK}", _in_markdown)
+    head, *rows = written(table, f" {MARK}", _in_markdown)
     rule = ["---", *("---:" for _ in head[1:])]
     lines = [f"| {' | '.join(line)} |" for line in (head, rule, *rows)]
     notes = [_in_markdown(note) for note in table.notes]
@@ -55,7 +55,7 @@ def to_markdown(table: Table) -> str:
 
 def to_latex(table: Table) -> str:
     """For a paper: needs the package booktabs."""
-    head, *rows = _lines(table, r" $^{\sim}$", in_latex)
+    head, *rows = written(table, r" $^{\sim}$", in_latex)
     body = [" & ".join(line) + r" \\" for line in (head, *rows)]
     notes = " ".join(in_latex(note) for note in table.notes)
     return "\n".join(
@@ -129,7 +129,7 @@ def _title(table: Table) -> str:
     return f"Table {table.number}: {table.title}" if table.number else title
 
 
-def _lines(
+def written(
     table: Table, mark: str, escape: Callable[[str], str] = lambda text: text
 ) -> list[list[str]]:
     """Heading and rows, as text."""

@@ -1,0 +1,1 @@
+"""One self-contained page about runs: what was run, what it did, what its layers learned."""
