@@ -52,6 +52,7 @@ def test_it_prints_the_table_the_speed_up_and_the_baseline(shown: tuple[Path, st
 def test_it_draws_exports_and_fills_masks(shown: tuple[Path, str]) -> None:
     folder, printed = shown
     assert (folder / "loss.png").stat().st_size > 10_000
+    assert (folder / "report.html").read_text("utf-8").startswith("<!doctype html><!-- mslt report")
     assert (folder / "bert-mslt" / "model.safetensors").exists()
     assert printed.count("[MASK]") == len(demo_module.SENTENCES)
 

@@ -12,6 +12,9 @@ from pathlib import Path
 import torch
 
 from mslt.analysis.curves import Curve, draw
+from mslt.analysis.report.looks import look
+from mslt.analysis.report.page import write_report
+from mslt.analysis.report.subjects import subjects
 from mslt.analysis.tables import stage_table
 from mslt.config import Config
 from mslt.data.prepare import PrepareConfig, prepare
@@ -64,7 +67,16 @@ def demo(out: Path, seconds: float | None = None) -> None:
     model = export(runs["mslt"].path, out / "bert-mslt")
     print(f"\nLoss curves: {picture}\nModel for Hugging Face: {model}\n")
     fill_masks(model)
+    report(out, list(runs.values()))
     print(f"\nDone in {duration(time.monotonic() - start)}.")
+
+
+def report(out: Path, runs: list[Run]) -> None:
+    """One page about both runs, to be opened in a browser."""
+    page = out / "report.html"
+    paths = [run.path for run in runs]
+    write_report(paths, page, look(subjects(paths)))
+    print(f"\nReport: {page.resolve().as_uri()}")
 
 
 def affordable_steps(store: TokenStore, seconds: float | None) -> int:

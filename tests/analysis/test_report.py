@@ -61,7 +61,7 @@ def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path):
 def test_a_plan_is_told_of_beside_the_whole_model(data):
     assert data["results"][0].startswith(
         f"{reported.EVIL} took 1.7 min for the same steps, where whole took 1.7 min: "
-        "1.00 times as fast. It ended at a held-out loss of 1.500 nats, 0.500 below whole's 2.000."
+        "1.00 times as fast. It ended at a held-out loss of 1.500 nats, whole at 2.000: 0.500 less."
     )
 
 

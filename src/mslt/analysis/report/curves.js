@@ -15,7 +15,7 @@ const AXES = [["step", "steps"], ["tokens", "tokens"], ["seconds", "training tim
 const curves = (data) => {
   const has = (measure, kind) => data.runs.some((run) => run[kind][measure.key]);
   const measures = MEASURES.filter((m) => has(m, "train") || has(m, "heldout"));
-  const state = { axis: 0, measure: measures[0], train: true, heldout: true, late: false, at: null,
+  const state = { axis: 0, measure: measures[0], train: data.runs.length <= 4, heldout: true, late: false, at: null,
     shown: data.groups.map(() => true) };
   const runs = () => data.runs.filter((run) => state.shown[run.group]);
   const key = () => AXES[state.axis][0];
@@ -42,8 +42,7 @@ const curves = (data) => {
     const inside = svg("g", { "clip-path": `url(#${clip})` });
     for (const kind of kinds()) for (const run of all) lines(run, kind, inside);
     for (const base of bases) {
-      inside.append(svg("line", { class: "baseline", x1: area.left, x2: area.right, y1: area.py(base), y2: area.py(base) }),
-        svg("text", { class: "soft halo", x: area.left + 6, y: area.py(base) - 6 }, "token frequencies alone"));
+      inside.append(svg("line", { class: "baseline", x1: area.left, x2: area.right, y1: area.py(base), y2: area.py(base) }));
     }
     area.root.append(inside, cross);
     chart.replaceChildren(area.root);
@@ -110,11 +109,13 @@ const curves = (data) => {
       choice("Measure", measures.map((m) => m.name), again((i) => { state.measure = measures[i]; })).node,
       radios("Against", AXES.map(([, name]) => name), again((i) => { state.axis = i; state.at = null; place.value = 1000; })),
       check("held-out", again((on) => { state.heldout = on; }), true),
-      check("training", again((on) => { state.train = on; }), true),
+      check("training", again((on) => { state.train = on; }), state.train),
       check("last half only", again((on) => { state.late = on; state.at = null; place.value = 1000; }))),
     el("fieldset", { class: "controls legend" }, el("legend", { class: "hidden" }, "Plans shown"),
       ...data.groups.map((group, i) => check(`${group.name}${group.seeds > 1 ? ` (${group.seeds} seeds)` : ""}`,
-        again((on) => { state.shown[i] = on; }), true, swatch(i)))),
+        again((on) => { state.shown[i] = on; }), true, swatch(i))),
+      el("span", { class: "check" }, svg("svg", { class: "swatch", viewBox: "0 0 34 14", "aria-hidden": "true" },
+        svg("line", { class: "baseline", x1: 0, x2: 34, y1: 7, y2: 7 })), "token frequencies alone")),
     chart, el("div", { class: "noprint" }, place), out,
     el("p", { class: "note" }, `Strong lines are held-out text, faint ones training batches${each > 1 ? ` (means of up to ${each} logged steps)` : ""}. ` +
       "Marks and upright lines are the ends of stages. Slide, point, or use the arrow keys on the slider to read values."));

@@ -30,7 +30,9 @@ _MOST = 2_400_000  # bytes of attention in a page
 Ids = list[list[int]]
 
 
-def look(runs: Sequence[Subject], text: str | None, data: str | None) -> dict[str, Any]:
+def look(
+    runs: Sequence[Subject], text: str | None = None, data: str | None = None
+) -> dict[str, Any]:
     """Attention and drift of some runs' first seeds, for the page.
 
     Args:

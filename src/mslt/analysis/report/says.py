@@ -1,13 +1,14 @@
 """What the page says in sentences: what was run, what came out, how to run it again."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from mslt.analysis.report.groups import Group
 from mslt.analysis.report.subjects import Subject
+from mslt.analysis.results import inside_noise
 from mslt.words import duration, metric
 
 _METHODS = {
@@ -64,29 +65,47 @@ def results(groups: Sequence[Group]) -> list[str]:
         else:
             said.append(_beside(group, whole))
     if any(len(group.runs) > 1 for group in done):
-        said.append("Where a plan has several seeds, these are medians.")
+        said.append(
+            "Where a plan has several seeds, these are medians; plans are compared seed by seed."
+        )
     return said + warnings(groups)
 
 
 def _end(group: Group) -> tuple[float, float]:
     """Medians of held-out loss and training time at the end."""
-    last = [run.lines("heldout")[-1] for run in group.runs]
-    return median(m["mlm_loss"] for m in last), median(m["seconds"] for m in last)
+    ends = [_last(run) for run in group.runs]
+    return median(loss for loss, _ in ends), median(seconds for _, seconds in ends)
+
+
+def _last(run: Subject) -> tuple[float, float]:
+    """Held-out loss and training time at the end."""
+    line = run.lines("heldout")[-1]
+    return line["mlm_loss"], line["seconds"]
 
 
 def _beside(group: Group, whole: Group) -> str:
-    (loss, seconds), (other, theirs) = _end(group), _end(whole)
-    far = abs(loss - other)
-    side = "above" if loss > other else "below"
+    """A plan and the whole model, compared seed by seed where they have seeds in common."""
+    theirs = {run.config.seed: _last(run) for run in whole.runs}
+    pairs = [(_last(run), theirs[run.config.seed]) for run in _with_seeds(group, theirs)]
+    pairs = pairs or [(_end(group), _end(whole))]
+    times = median(base / max(seconds, 1e-9) for (_, seconds), (_, base) in pairs)
+    differences = [loss - other for (loss, _), (other, _) in pairs]
+    far, noise = median(differences), inside_noise(differences)
     steps, base = group.first.plan.steps, whole.first.plan.steps
     budget = "the same steps" if steps == base else f"{steps:,} steps instead of {base:,}"
-    times = theirs / max(seconds, 1e-9)
     speed = f"{times:.2f} times as fast" if times >= 1 else f"{1 / times:.2f} times as long"
+    loss, seconds = _end(group)
+    other, took = _end(whole)
     return (
-        f"{group.name} took {span(seconds)} for {budget}, where {whole.name} took {span(theirs)}: "
-        f"{speed}. It ended at a held-out loss of {loss:.3f} nats, {far:.3f} {side} "
-        f"{whole.name}'s {other:.3f}."
+        f"{group.name} took {span(seconds)} for {budget}, where {whole.name} took {span(took)}: "
+        f"{speed}. It ended at a held-out loss of {loss:.3f} nats, {whole.name} at {other:.3f}: "
+        f"{abs(far):.3f} {'more' if far > 0 else 'less'}"
+        f"{', which may be noise' if noise else ''}."
     )
+
+
+def _with_seeds(group: Group, seeds: Container[int]) -> list[Subject]:
+    return [run for run in group.runs if run.config.seed in seeds]
 
 
 def warnings(groups: Sequence[Group]) -> list[str]:

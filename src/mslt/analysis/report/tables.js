@@ -4,8 +4,14 @@ const bar = (share, index) => svg("svg", { viewBox: "0 0 100 12", preserveAspect
   svg("rect", { width: 100, height: 12, fill: "var(--grid)" }),
   svg("rect", { width: 100 * share, height: 12, class: "fill" }));
 
+// A figure with its range has the range below it: "1.62 (1.55 to 1.74) ~".
+const ranged = (text) => {
+  const found = text.length > 14 && text.match(/^([^ ]+) \((.*)\)( ~)?$/);
+  return found ? el("td", {}, found[1] + (found[3] || ""), el("small", {}, found[2])) : null;
+};
+
 const cell = (content) => content.bar === undefined
-  ? el("td", { class: content.length > 18 ? "words" : null }, content)
+  ? ranged(content) || el("td", { class: content.length > 18 ? "words" : null }, content)
   : el("td", {}, el("div", { class: "meter" }, el("span", {}, content.text), bar(content.bar, content.of)));
 
 const table = ({ title, head, rows, notes = [] }) => {

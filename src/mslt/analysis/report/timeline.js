@@ -45,7 +45,7 @@ const timeline = (data) => {
       for (let layer = 1; layer <= s.depth; layer += 1) box.append(block(layer, layer > s.fixed));
       box.append(block(deepest + 1, true), block(0, !s.fixed));
       if (before && s.depth > before && w > 24) {
-        box.append(svg("text", { class: "onfill", x: x + w / 2, y: y((before + s.depth + 1) / 2) + row / 2 + 4, "text-anchor": "middle" },
+        box.append(svg("text", { class: "onfill", x: x + w / 2, y: y(Math.ceil((before + s.depth + 1) / 2)) + row / 2 + 4, "text-anchor": "middle" },
           w > 60 ? `+${s.depth - before} copied` : `+${s.depth - before}`));
       }
       if (w > 12) box.append(svg("text", { x: x + w / 2, y: 14, "text-anchor": "middle" }, w > 70 ? `stage ${s.number}` : s.number));
