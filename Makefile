@@ -36,8 +36,16 @@ check: lint test
 
 torture: $(VENV)/installed-dev
 	$(BIN)/python -m torture.corpora
+	$(BIN)/python -m torture.configs
+	$(BIN)/python -m torture.hostile
+	OMP_NUM_THREADS=1 $(BIN)/python -m torture.damage
 	OMP_NUM_THREADS=1 $(BIN)/python -m torture.kill
+	OMP_NUM_THREADS=1 $(BIN)/python -m torture.kill --processes 2
 	OMP_NUM_THREADS=1 $(BIN)/python -m torture.numbers
+	OMP_NUM_THREADS=1 $(BIN)/python -m torture.numbers --processes 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m torture.worlds
+	OMP_NUM_THREADS=1 $(BIN)/python -m torture.restarts
+	$(BIN)/python -m pytest tests/test_full_disk.py
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .

@@ -17,10 +17,9 @@ from tiny_run import TINY, final_weights, losses
 
 from mslt import objective
 from mslt import run as runs
-from mslt.config import Config, PlanConfig
+from mslt.config import Config
 from mslt.growth import learning
 from mslt.launch import pretrain
-from mslt.plan import METHODS
 from mslt.run import Run
 from mslt.trainer import Trainer
 
@@ -124,32 +123,22 @@ def close(run: Path, other: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def alone(store: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Ids]]:
-    """By plan, the folder of a run of one process and the instances of its steps."""
-    found = {}
-    for method in METHODS:
-        out = tmp_path_factory.mktemp(method) / "run"
-        parts = run(1, of(method), store, out)
-        assert parts[0].status == 0
-        found[method] = out, together_ids(parts)
-    return found
+def alone(store: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ids]:
+    """The folder of a run of one process, and the instances of its steps."""
+    out = tmp_path_factory.mktemp("alone") / "run"
+    parts = run(1, CONFIG, store, out)
+    assert parts[0].status == 0
+    return out, together_ids(parts)
 
 
-def of(method: str) -> Config:
-    if method == "mslt":
-        return CONFIG
-    return replace(CONFIG, plan=PlanConfig(method=method, seq_len=32))  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("size", "method"), [(2, "mslt"), (4, "mslt"), (2, "whole"), (2, "stacking")]
-)
+@pytest.mark.parametrize("size", [2, 4])
 def test_a_run_is_the_same_whatever_the_number_of_processes(
-    store: Path, tmp_path: Path, alone: dict[str, tuple[Path, Ids]], size: int, method: str
+    store: Path, tmp_path: Path, alone: tuple[Path, Ids], size: int
 ) -> None:
-    expected, ids = alone[method]
+    """By the plan with the most kinds of stages; `torture.worlds` does it by all."""
+    expected, ids = alone
     out = tmp_path / "run"
-    parts = run(size, of(method), store, out)
+    parts = run(size, CONFIG, store, out)
     assert [part.status for part in parts] == [0] * size
     assert together_ids(parts) == ids
     close(out, expected)
@@ -161,10 +150,10 @@ def test_a_run_is_the_same_whatever_the_number_of_processes(
 
 
 def test_a_signal_to_any_process_stops_all_and_another_number_goes_on(
-    store: Path, tmp_path: Path, alone: dict[str, tuple[Path, Ids]]
+    store: Path, tmp_path: Path, alone: tuple[Path, Ids]
 ) -> None:
     """Two processes, then four, then one: the same instances at every step."""
-    expected, ids = alone["mslt"]
+    expected, ids = alone
     out = tmp_path / "run"
     first = run(2, CONFIG, store, out, "stop")
     assert [part.status for part in first] == [143, 143]

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mslt.layout import read_facts
 from torture.box import ROOT
 from torture.kill import RUN, Ground, outcome, prepare
@@ -99,6 +101,7 @@ def complaints(found: Trial, run: Path, expected: dict[str, Any], plan: Plan) ->
 
 def campaign(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
     """Make all trials, say what goes wrong, and sum up."""
+    torch.set_num_threads(1)  # as in the processes that torchrun starts: sums are rounded alike
     prepare(folder)
     (folder / "unbroken").mkdir()
     unbroken = Ground(folder, given.processes).leg(folder / "unbroken")

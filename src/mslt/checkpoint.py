@@ -156,10 +156,14 @@ def load_model(path: Path, config: ModelConfig) -> tuple[Encoder, dict[str, Any]
 
 def _read_model(path: Path, config: ModelConfig) -> tuple[Encoder, dict[str, Any]]:
     facts, file = _read_facts(path, {"depth": int}), path / WEIGHTS
-    if 1 <= facts["depth"] <= config.num_hidden_layers:
-        needs = 4 * parameters(config, facts["depth"])
-        if file.stat().st_size < needs:  # before so much memory is taken
-            raise ValueError(f"{file} does not fit the model's config, which needs {needs:,} bytes")
+    if not 1 <= facts["depth"] <= config.num_hidden_layers:
+        raise ValueError(
+            f"{path / STATE} does not fit the model's config: depth must be 1 to "
+            f"{config.num_hidden_layers}, not {facts['depth']}"
+        )
+    needs = 4 * parameters(config, facts["depth"])
+    if file.stat().st_size < needs:  # before so much memory is taken
+        raise ValueError(f"{file} does not fit the model's config, which needs {needs:,} bytes")
     model = Encoder(config, facts["depth"])
     model.load_state_dict(load_tensors(file, model.state_dict()), strict=True)
     return model, facts
