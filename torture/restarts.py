@@ -82,7 +82,7 @@ def trial(place: Path, store: Path, processes: int, plan: Plan) -> Trial:
 
 
 def at_random(count: int, processes: int, longest: float, draw: random.Random) -> Iterator[Plan]:
-    """Kills of one process after a time, from its start on."""
+    """Kills of one process after a time, from its first step on."""
     for _ in range(count):
         yield [(draw.randrange(processes), draw.uniform(0, longest), 1)]
 
@@ -144,7 +144,7 @@ def command(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m torture.restarts")
     parser.add_argument("--processes", type=int, default=2, help="of each run")
     parser.add_argument("--random", type=int, default=10, help="trials at random times")
-    parser.add_argument("--longest", type=float, default=8.0, help="seconds up to such a time")
+    parser.add_argument("--longest", type=float, default=1.0, help="seconds up to such a time")
     parser.add_argument("--only", nargs="+", default=[""], help="plans that contain one of these")
     parser.add_argument("--seed", type=int, default=0, help="of the random times")
     given = parser.parse_args(words)

@@ -1,7 +1,8 @@
 """`mslt`, with a plan to be killed: python -m torture.victim PLAN WORDS...
 
 PLAN is a list in JSON of [rank, where, number]. In the nth start by torchrun, the process of that
-rank in the nth entry is killed at a named point the time of that number, or after `where` seconds.
+rank in the nth entry is killed at a named point the time of that number, or `where` seconds after
+its first step began.
 """
 
 import json
@@ -10,7 +11,7 @@ import signal
 import sys
 from threading import Timer
 
-from torture.faults import POINTS
+from torture.faults import POINTS, nothing, wrap
 
 Plan = list[tuple[int, str | float, int]]
 
@@ -26,7 +27,7 @@ def kills(plan: Plan) -> None:
     else:
         timer = Timer(where, os.kill, (os.getpid(), signal.SIGKILL))
         timer.daemon = True
-        timer.start()
+        wrap("mslt.trainer.Trainer.step", lambda *_: timer.is_alive() or timer.start(), nothing)
 
 
 if __name__ == "__main__":
