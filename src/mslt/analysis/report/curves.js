@@ -98,7 +98,7 @@ const curves = (data) => {
       return where(xs[i]) === where(x) ? value(values[i]) : `${value(values[i])} (${where(xs[i])})`;
     })]);
     const head = ["run", ...kinds().map((kind) => kind === "train" ? "training" : "held-out")];
-    out.replaceChildren(table({ title: `At ${where(x)}: the nearest that was measured`, head, rows }));
+    out.replaceChildren(table({ title: `At ${where(x)}`, head, rows }));
   };
 
   const chart = el("div", { class: "plot" }), out = el("div", { class: "readout", "aria-live": "polite" });

@@ -52,7 +52,9 @@ const check = (label, change, on = false, ...before) => {
   return el("label", { class: "check" }, box, ...before, label);
 };
 
-// Draws now, and again whenever the width of the frame has changed.
+const PAPER = 690; // pixels between the margins of a sheet
+
+// Draws now, and again whenever the width of the frame has changed; on paper by the paper's.
 const drawn = (frame, draw) => {
   let width = 0;
   const again = () => {
@@ -60,5 +62,7 @@ const drawn = (frame, draw) => {
     if (now > 100 && now !== width) { width = now; draw(now); }
   };
   new ResizeObserver(again).observe(frame);
+  addEventListener("beforeprint", () => draw(PAPER));
+  addEventListener("afterprint", () => { if (width) draw(width); });
   return () => draw(width || 700);
 };

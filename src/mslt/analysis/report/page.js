@@ -50,7 +50,7 @@ section("attention", "Attention", data.attention ? attention(data.attention) : e
 if (data.drift) section("drift", "Drift", drift(data.drift));
 section("config", "Configuration",
   data.differences ? el("div", { class: "card" }, table(data.differences)) : "",
-  ...data.runs.map((run) => el("div", { class: "card long" }, folded(`${run.name}: text, machine, all options, how to run it again`, true,
+  ...data.runs.map((run) => el("div", { class: "card long" }, folded(`${run.name}: text, machine, all options, how to run it again`, run.first,
     facts(run.facts), ...reproduce(run)))));
 
 // Paper cannot be unfolded: what it is to show is open while it is printed.

@@ -98,7 +98,9 @@ def content(
         "forecast": tables.forecasts(groups),
         "differences": tables.differences(groups),
         "runs": [
-            _run(run, index, points) for index, group in enumerate(groups) for run in group.runs
+            {**_run(run, index, points), "first": run is group.first}
+            for index, group in enumerate(groups)
+            for run in group.runs
         ],
         "attention": looks.get("attention"),
         "drift": looks.get("drift"),
