@@ -34,6 +34,7 @@ ROWS = (
     ("start",),
     ("trainer", "run"),
     ("console", "job", "pretrain", "turns", "resume", "rehearsal", "launch"),
+    ("finetune",),
     ("analysis",),
     ("card", "export"),
     ("budget",),
@@ -42,7 +43,7 @@ ROWS = (
     ("cli", "__main__"),
     ("reference",),
 )
-HEAVY = {"torch", "transformers", "matplotlib", "pyarrow", "datasets", *TRACKERS}
+HEAVY = {"torch", "transformers", "matplotlib", "pyarrow", "datasets", "sklearn", *TRACKERS}
 
 FILES = {
     ".".join(path.relative_to(SOURCE).with_suffix("").parts)
@@ -50,7 +51,7 @@ FILES = {
     .strip("."): path
     for path in sorted(SOURCE.rglob("*.py"))
 }
-PACKAGES = ("data", "analysis", "commands")
+PACKAGES = ("data", "analysis", "commands", "finetune")
 MODULES = [name for name in FILES if name not in ("", *PACKAGES)]
 WRITTEN = sorted(
     p for room in ("src", "tests", "benchmarks", "torture") for p in (ROOT / room).rglob("*.py")

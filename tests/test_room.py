@@ -37,7 +37,7 @@ def test_a_run_for_which_the_disk_has_no_room_is_not_begun(
     usage.free += 1
     run = new_run(tmp_path / "run")
     usage.free -= taken(run.path)  # a run that goes on has taken a part already
-    run.go_on(CONFIG, 5, {"device": "cpu"})
+    run.go_on(CONFIG, 5, {"device": "cpu", "processes": 1})
     usage.free -= 10_000  # run.json has grown a little
     with pytest.raises(OSError, match="keeps 2 checkpoints"):
-        run.go_on(CONFIG, 5, {"device": "cpu"})
+        run.go_on(CONFIG, 5, {"device": "cpu", "processes": 1})
