@@ -34,11 +34,6 @@ def test_an_infinite_gradient_costs_one_step() -> None:
     assert (found["failed"], found["steps_skipped"]) == (0, {"Inf gradient on one rank": 1})
 
 
-def test_a_bit_that_is_flipped_in_a_checkpoint_costs_that_checkpoint() -> None:
-    found = summary("damage", "--flips", "20", "--only", "a random bit")
-    assert (found["cases"], found["followed_to_the_end"], found["failed"]) == (20, 1, 0)
-
-
 def test_what_torchrun_starts_again_after_a_kill_in_a_save_goes_on_by_itself() -> None:
     found = summary("restarts", "--random", "0", "--only", "in a write")
     assert (found["trials"], found["kills"], found["gone_on"], found["failed"]) == (1, 1, 1, 0)
