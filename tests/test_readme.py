@@ -1,14 +1,12 @@
 """What the README shows works."""
 
 import re
-import shlex
 from pathlib import Path
 
 import pytest
 import torch
 
 import mslt
-from mslt import cli
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
@@ -39,27 +37,6 @@ def test_the_example_grows_and_freezes_a_model_in_ones_own_loop():
     assert isinstance(model, mslt.Encoder)
     assert model.depth == 12
     assert seen == list(range(10))
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        line
-        for block in blocks("bash")
-        for line in block.splitlines()
-        if "mslt p" in line and "--resume" not in line  # which needs a run: see test_cli.py
-    ],
-)
-def test_every_command_of_the_readme_is_one_that_the_program_takes(line, tmp_path, monkeypatch):
-    _, command, *rest = shlex.split(line, comments=True)
-    asked = []
-    if command == "prepare":
-        for name in ("prepare.prepare", "shards.prepare_shard", "shards.merge"):
-            monkeypatch.setattr(f"mslt.data.{name}", lambda *given: asked.append(given))
-    else:
-        rest.append("--print_config")
-    assert cli.main([command, *rest]) == 0
-    assert asked or command != "prepare"
 
 
 def test_public_names_are_there_and_others_are_not():
