@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
+from typing import Any
 
-from mslt.finetune.tasks import Task
+from mslt.finetune.tasks import Sentences, Test
 from mslt.foreign import printable
 
 HUB = "hf:"  # begins the name of a data set on the hub, in the place of a folder
@@ -22,6 +23,7 @@ _ON_THE_HUB = {
     "score": "label",
 }
 _HUB_SPLIT = {"dev": "validation"}
+_TOLD = 5  # rows that were passed over are told of one by one, as many at most
 
 
 @dataclass(frozen=True)
@@ -40,55 +42,143 @@ class Example:
     index: str
 
 
-def read(folder: str | Path, task: Task, split: str, *, labelled: bool = True) -> list[Example]:
-    """The examples of one of a task's sets.
+def read(folder: str | Path, task: Sentences, split: str, *, skip: bool = False) -> list[Example]:
+    """The examples of a set that has answers.
 
     Args:
         folder: GLUE's, with a folder for each task; or `hf:NAME`, a data set on the hub.
         task: the task.
-        split: train, dev, dev_matched, test, ...
-        labelled: whether rows have answers, as those of test sets have not.
+        split: train, dev, dev_matched, ...
+        skip: pass over rows that are damaged, and tell of them, instead of refusing the file.
 
     Raises:
         ValueError: naming file and line where a row is damaged, or what is not there.
     """
-    if str(folder).startswith(HUB):
-        rows = _on_the_hub(str(folder)[len(HUB) :], task, split)
-    else:
-        rows = _in_file(Path(folder) / task.folder / f"{split}.tsv", task, labelled)
-    examples = []
-    for number, (where, row) in enumerate(rows):
-        text = tuple(row[name] for name in task.fields)
-        label = _label(row[task.label], task, where) if labelled else None
-        examples.append(Example(text, label, row.get("index", row.get("id", str(number)))))
-    if not examples:
-        raise ValueError(f"{folder}: {task.title}'s {split} set is empty")
-    return examples
+    return _examples(_rows(folder, task, split), task, f"{folder}, {split}", skip=skip)
 
 
-def _in_file(file: Path, task: Task, labelled: bool) -> Iterator[tuple[str, dict[str, str]]]:
-    """File and line, and the row by its headings."""
+def read_test(folder: str | Path, task: Sentences, test: Test) -> list[Example]:
+    """The examples of a test set, which have no answers.
+
+    Raises:
+        ValueError: as `read`; or its rows are not those that a submission answers.
+    """
+    found = _examples(_rows(folder, task, test.split, test), task, f"{folder}, {test.file}")
+    if [example.index for example in found] != [str(i) for i in range(test.rows)]:
+        raise ValueError(
+            f"{folder}: {test.file}'s test set has {len(found):,} rows where the official one has "
+            f"{test.rows:,}, numbered from 0"
+        )
+    return found
+
+
+def files(folder: str | Path, task: Sentences) -> list[Path]:
+    """The files of a task's sets with answers; none where they are on the hub."""
+    if _is_hub(folder):
+        return []
+    return [Path(folder) / task.folder / f"{split}.tsv" for split in ("train", *task.dev)]
+
+
+@dataclass(frozen=True)
+class _Row:
+    """Cells by their headings; `wrong` says what is damaged in the row."""
+
+    where: str
+    cells: dict[str, str]
+    wrong: str = ""
+
+
+def _examples(
+    rows: Iterator[_Row], task: Sentences, where: str, *, skip: bool | None = None
+) -> list[Example]:
+    """What is in the rows; with skip None, a test set's, none may be passed over."""
+    found, bad = [], list[str]()
+    for number, row in enumerate(rows):
+        try:
+            found.append(_example(row, task, number))
+        except ValueError as error:
+            if not skip:
+                hint = "" if skip is None else "; --bad_rows skip passes over such rows"
+                raise ValueError(f"{error}{hint}") from None
+            bad.append(str(error))
+    for text in bad[:_TOLD]:
+        print(f"mslt: {printable(text)}: passed over", flush=True)
+    if bad:
+        print(f"mslt: {where}: {len(bad):,} damaged rows were passed over", flush=True)
+    if not found:
+        raise ValueError(f"{where}: {task.title} has no rows there")
+    return found
+
+
+def _example(row: _Row, task: Sentences, number: int) -> Example:
+    if row.wrong:
+        raise ValueError(f"{row.where}: {row.wrong}")
+    text = tuple(row.cells[name] for name in task.fields)
+    if not any(text):
+        raise ValueError(f"{row.where}: the row has no text")
+    label = _label(row.cells[task.label], task, row.where) if task.label in row.cells else None
+    return Example(text, label, row.cells.get("index", row.cells.get("id", str(number))))
+
+
+def _label(text: str, task: Sentences, where: str) -> float:
+    shown = printable(repr(text[:40]))
+    if task.labels:
+        if text not in task.labels:
+            raise ValueError(f"{where}: {task.label} is {shown}, not {' or '.join(task.labels)}")
+        return float(task.labels.index(text))
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not isfinite(value):
+        raise ValueError(f"{where}: {task.label} is {shown}, not a number")
+    return value
+
+
+def _is_hub(folder: str | Path) -> bool:
+    return str(folder).startswith(HUB)
+
+
+def _rows(
+    folder: str | Path, task: Sentences, split: str, test: Test | None = None
+) -> Iterator[_Row]:
+    if _is_hub(folder):
+        return _on_the_hub(str(folder)[len(HUB) :], task, split, test)
+    inside = (test and test.path) or f"{task.folder}/{split}.tsv"
+    return _in_file(Path(folder) / inside, task, labelled=test is None)
+
+
+def _in_file(file: Path, task: Sentences, labelled: bool) -> Iterator[_Row]:
     if not file.is_file():
         raise ValueError(f"{file} does not exist: --glue_dir is the folder of GLUE's task folders")
+    needs = (*task.fields, task.label) if labelled else task.fields
     with file.open("rb") as lines:
         headings, first = task.headings, 1
         if headings is None or not labelled:
             headings, first = tuple(_cells(next(lines, b""), f"{file}:1")), 2
-            needs = (*task.fields, task.label) if labelled else task.fields
             for name in needs:
                 if name not in headings:
                     raise ValueError(f"{file}:1: there is no column {name!r} in its heading")
         for number, line in enumerate(lines, first):
             where = f"{file}:{number}"
-            cells = _cells(line, where)
+            try:
+                cells = _cells(line, where)
+            except ValueError:
+                yield _Row(where, {}, "the row is not UTF-8")
+                continue
             if cells == [""]:
                 continue  # a blank line at the end
-            if len(cells) != len(headings):
-                raise ValueError(
-                    f"{where}: the row has {len(cells)} columns, not the {len(headings)} of "
-                    f"{', '.join(headings)}"
-                )
-            yield where, dict(zip(headings, cells))
+            found = dict(zip(headings, cells))
+            wrong = "" if len(cells) == len(headings) else _columns(len(cells), headings)
+            yield _Row(where, found if labelled else _without(found, task.label), wrong)
+
+
+def _columns(count: int, headings: tuple[str, ...]) -> str:
+    return f"the row has {count} columns, not the {len(headings)} of {', '.join(headings)}"
+
+
+def _without(cells: dict[str, str], name: str) -> dict[str, str]:
+    return {key: cell for key, cell in cells.items() if key != name}
 
 
 def _cells(line: bytes, where: str) -> list[str]:
@@ -99,37 +189,39 @@ def _cells(line: bytes, where: str) -> list[str]:
     return [cell.strip() for cell in text.rstrip("\r\n").split("\t")]
 
 
-def _label(text: str, task: Task, where: str) -> float:
-    if task.labels:
-        if text not in task.labels:
-            shown = printable(repr(text[:40]))
-            raise ValueError(f"{where}: {task.label} is {shown}, not {' or '.join(task.labels)}")
-        return float(task.labels.index(text))
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if not isfinite(value):
-        raise ValueError(f"{where}: {task.label} is {printable(repr(text[:40]))}, not a number")
-    return value
-
-
-def _on_the_hub(name: str, task: Task, split: str) -> Iterator[tuple[str, dict[str, str]]]:
+def _on_the_hub(name: str, task: Sentences, split: str, test: Test | None) -> Iterator[_Row]:
     """The hub's rows under the official headings."""
+    config, kind, rest = task.name, *split.partition("_")[::2]
+    if test and test.path:
+        config, kind = split, "test"  # the hub has AX as a task of its own
+    there = "_".join(filter(None, [_HUB_SPLIT.get(kind, kind), rest]))
+    rows = load_from_hub(name, there, config)
+    column = _ON_THE_HUB.get(task.label, task.label)
+    for number, row in enumerate(rows):
+        found = {key: str(row[_ON_THE_HUB.get(key, key)]) for key in task.fields}
+        if test is None:
+            answer = row[column]
+            if task.labels and answer >= 0:
+                # The hub numbers answers in an order of its own; some of its names are official.
+                told = rows.features[column].names[answer]
+                answer = told if told in task.labels else task.labels[answer]
+            found[task.label] = str(answer)
+        index = str(row.get("idx", number)) if test is None else str(number)
+        yield _Row(f"{name}, {there}, row {number}", found | {"index": index})
+
+
+def load_from_hub(name: str, split: str, config: str | None = None) -> Any:
+    """A data set by the `datasets` library.
+
+    Raises:
+        ValueError: the library is not installed, or it finds no such data set.
+    """
     try:
         import datasets
     except ImportError:
         raise ValueError("hf: needs datasets: pip install 'mslt[hub]'") from None
-    part, _, rest = split.partition("_")
-    there = "_".join(filter(None, [_HUB_SPLIT.get(part, part), rest]))
-    rows = datasets.load_dataset(name, task.name, split=there)
-    names = rows.features[_ON_THE_HUB.get(task.label, task.label)]
-    for number, row in enumerate(rows):
-        where = f"{name}, {there}, row {number}"
-        found = {key: str(row[_ON_THE_HUB.get(key, key)]) for key in task.fields}
-        answer = row[_ON_THE_HUB.get(task.label, task.label)]
-        if task.labels and answer is not None and answer >= 0:
-            # The hub numbers answers in an order of its own, by names that are the official ones.
-            told = names.names[answer]
-            answer = told if told in task.labels else task.labels[answer]
-        yield where, found | {task.label: str(answer), "index": str(row.get("idx", number))}
+    try:
+        return datasets.load_dataset(name, config, split=split)
+    except Exception as error:  # of the network, of files, of names: its own kinds are many
+        which = f"{name}, {config}, {split}" if config else f"{name}, {split}"
+        raise ValueError(f"hf:{which}: {printable(str(error))}") from None

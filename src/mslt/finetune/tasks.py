@@ -1,152 +1,237 @@
-"""The tasks as a table: what their files hold, and how an answer is judged. Imports no torch.
+"""The tasks as a table: what their files hold, how an answer is judged, and the protocol.
 
-GLUE (Wang et al. 2018) by its own file names and column headings; the protocol is that of section
-4.2: batches of 32, four learning rates, 3 epochs and 10 for STS-B and RTE, five seeds.
+GLUE (Wang et al. 2018) by its own file names and column headings, SQuAD (Rajpurkar et al. 2016 and
+2018). The protocol is that of section 4.2: batches of 32, four learning rates, 3 epochs and 10 for
+STS-B and RTE, five seeds; SQuAD has batches and a rate of its own. Imports no torch.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 LEARNING_RATES = (5e-5, 4e-5, 3e-5, 2e-5)
 SEEDS = 5
 
-_COLA = ("source", "label", "mark", "sentence")  # its files but for the test's have no heading
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Task:
-    """One row of the table.
+    """A row of the table.
 
     Args:
         name: as the command line has it.
         title: as the paper's tables have it.
-        folder: of its files, in GLUE's folder.
-        fields: headings of one sentence or two.
-        label: heading of the answer.
-        labels: what an answer may be, first to last; none for a number.
-        metrics: of `mslt.finetune.metrics`; the first is the task's score.
-        dev: names of the dev sets; the task's score is the mean over them.
-        test: name of the test set of each submitted file.
-        train: name of the training set.
-        epochs: over the training set (section 4.2).
-        headings: of the files that have no line of them.
+        metrics: of its scores; learning rates are chosen by the first.
+        epochs: over the training set.
+        batch_size: examples of a step.
+        lrs: learning rates to choose from.
+        length: tokens of an example, at most.
     """
 
     name: str
     title: str
+    metrics: tuple[str, ...]
+    epochs: int = 3
+    batch_size: int = 32
+    lrs: tuple[float, ...] = LEARNING_RATES
+    length: int = 128
+
+    @property
+    def columns(self) -> Mapping[str, str]:
+        """Columns of the paper's tables, and the metric that each shows."""
+        return {self.title: self.metrics[0]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sentences(Task):
+    """A task of GLUE: one sentence or two, and an answer.
+
+    Args:
+        folder: of its files, in GLUE's folder.
+        fields: headings of one sentence or two.
+        label: heading of the answer.
+        labels: what an answer may be, by its number; none for a number from 0 to 5.
+        dev: names of the dev sets; a score is the mean over them.
+        test: of each file that is submitted, where its examples are, and how many.
+        headings: of the files that have no line of them: all but test sets.
+    """
+
     folder: str
     fields: tuple[str, ...]
     label: str
     labels: tuple[str, ...]
-    metrics: tuple[str, ...]
     dev: tuple[str, ...] = ("dev",)
-    test: tuple[tuple[str, str], ...] = ()
-    train: str = "train"
-    epochs: int = 3
+    test: tuple["Test", ...]
     headings: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Test:
+    """A file of a submission.
+
+    Args:
+        file: its name in the zip, without the ending.
+        rows: examples that it answers.
+        split: name of the test set, among the task's files.
+        path: of the test set in GLUE's folder, where it is not among the task's files.
+    """
+
+    file: str
+    rows: int
+    split: str = "test"
+    path: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Questions(Task):
+    """SQuAD: an answer to a question is a span of a text.
+
+    Args:
+        train: name of the training file.
+        dev: name of the dev file.
+        unanswerable: whether some questions have no answer.
+        lrs: learning rates to choose from.
+        length: tokens of a question with a window of its text.
+        stride: tokens from the beginning of one window to the next.
+    """
+
+    train: str
+    dev: str
+    unanswerable: bool
+    length: int = 384
+    stride: int = 128
+
+    @property
+    def columns(self) -> Mapping[str, str]:
+        """F1 and exact matches have a column each."""
+        return {f"{self.title} F1": "f1", f"{self.title} EM": "exact"}
 
 
 _BINARY = ("0", "1")
 _ENTAILS = ("entailment", "not_entailment")
 
-TASKS = {
-    task.name: task
-    for task in (
-        Task(
-            "cola",
-            "CoLA",
-            "CoLA",
-            ("sentence",),
-            "label",
-            _BINARY,
-            ("matthews",),
-            test=(("CoLA", "test"),),
-            headings=_COLA,
+_TABLE: tuple[Task, ...] = (
+    Sentences(
+        name="mnli",
+        title="MNLI",
+        folder="MNLI",
+        fields=("sentence1", "sentence2"),
+        label="gold_label",
+        labels=("contradiction", "entailment", "neutral"),
+        metrics=("accuracy",),
+        dev=("dev_matched", "dev_mismatched"),
+        test=(
+            Test("MNLI-m", 9796, "test_matched"),
+            Test("MNLI-mm", 9847, "test_mismatched"),
+            Test("AX", 1104, "ax", "diagnostic/diagnostic.tsv"),
         ),
-        Task(
-            "sst2",
-            "SST-2",
-            "SST-2",
-            ("sentence",),
-            "label",
-            _BINARY,
-            ("accuracy",),
-            test=(("SST-2", "test"),),
-        ),
-        Task(
-            "mrpc",
-            "MRPC",
-            "MRPC",
-            ("#1 String", "#2 String"),
-            "Quality",
-            _BINARY,
-            ("f1", "accuracy"),
-            test=(("MRPC", "test"),),
-        ),
-        Task(
-            "stsb",
-            "STS-B",
-            "STS-B",
-            ("sentence1", "sentence2"),
-            "score",
-            (),
-            ("spearman", "pearson"),
-            test=(("STS-B", "test"),),
-            epochs=10,
-        ),
-        Task(
-            "qqp",
-            "QQP",
-            "QQP",
-            ("question1", "question2"),
-            "is_duplicate",
-            _BINARY,
-            ("f1", "accuracy"),
-            test=(("QQP", "test"),),
-        ),
-        Task(
-            "mnli",
-            "MNLI",
-            "MNLI",
-            ("sentence1", "sentence2"),
-            "gold_label",
-            ("contradiction", "entailment", "neutral"),
-            ("accuracy",),
-            dev=("dev_matched", "dev_mismatched"),
-            test=(("MNLI-m", "test_matched"), ("MNLI-mm", "test_mismatched")),
-        ),
-        Task(
-            "qnli",
-            "QNLI",
-            "QNLI",
-            ("question", "sentence"),
-            "label",
-            _ENTAILS,
-            ("accuracy",),
-            test=(("QNLI", "test"),),
-        ),
-        Task(
-            "rte",
-            "RTE",
-            "RTE",
-            ("sentence1", "sentence2"),
-            "label",
-            _ENTAILS,
-            ("accuracy",),
-            test=(("RTE", "test"),),
-            epochs=10,
-        ),
-        Task(
-            "wnli",
-            "WNLI",
-            "WNLI",
-            ("sentence1", "sentence2"),
-            "label",
-            _BINARY,
-            ("accuracy",),
-            test=(("WNLI", "test"),),
-        ),
-    )
-}
+    ),
+    Sentences(
+        name="qqp",
+        title="QQP",
+        folder="QQP",
+        fields=("question1", "question2"),
+        label="is_duplicate",
+        labels=_BINARY,
+        metrics=("f1", "accuracy"),
+        test=(Test("QQP", 390_965),),
+    ),
+    Sentences(
+        name="qnli",
+        title="QNLI",
+        folder="QNLI",
+        fields=("question", "sentence"),
+        label="label",
+        labels=_ENTAILS,
+        metrics=("accuracy",),
+        test=(Test("QNLI", 5463),),
+    ),
+    Sentences(
+        name="sst2",
+        title="SST-2",
+        folder="SST-2",
+        fields=("sentence",),
+        label="label",
+        labels=_BINARY,
+        metrics=("accuracy",),
+        test=(Test("SST-2", 1821),),
+    ),
+    Sentences(
+        name="cola",
+        title="CoLA",
+        folder="CoLA",
+        fields=("sentence",),
+        label="label",
+        labels=_BINARY,
+        metrics=("matthews",),
+        test=(Test("CoLA", 1063),),
+        headings=("source", "label", "mark", "sentence"),
+    ),
+    Sentences(
+        name="stsb",
+        title="STS-B",
+        folder="STS-B",
+        fields=("sentence1", "sentence2"),
+        label="score",
+        labels=(),
+        metrics=("spearman", "pearson"),
+        test=(Test("STS-B", 1379),),
+        epochs=10,
+    ),
+    Sentences(
+        name="mrpc",
+        title="MRPC",
+        folder="MRPC",
+        fields=("#1 String", "#2 String"),
+        label="Quality",
+        labels=_BINARY,
+        metrics=("f1", "accuracy"),
+        test=(Test("MRPC", 1725),),
+    ),
+    Sentences(
+        name="rte",
+        title="RTE",
+        folder="RTE",
+        fields=("sentence1", "sentence2"),
+        label="label",
+        labels=_ENTAILS,
+        metrics=("accuracy",),
+        test=(Test("RTE", 3000),),
+        epochs=10,
+    ),
+    Sentences(
+        name="wnli",
+        title="WNLI",
+        folder="WNLI",
+        fields=("sentence1", "sentence2"),
+        label="label",
+        labels=_BINARY,
+        metrics=("accuracy",),
+        test=(Test("WNLI", 146),),
+    ),
+    Questions(
+        name="squad1.1",
+        title="SQuAD1.1",
+        metrics=("f1", "exact"),
+        train="train-v1.1.json",
+        dev="dev-v1.1.json",
+        unanswerable=False,
+        epochs=2,
+        batch_size=12,
+        lrs=(3e-5,),
+    ),
+    Questions(
+        name="squad2.0",
+        title="SQuAD2.0",
+        metrics=("f1", "exact"),
+        train="train-v2.0.json",
+        dev="dev-v2.0.json",
+        unanswerable=True,
+        epochs=2,
+        batch_size=48,
+        lrs=(5e-5,),
+    ),
+)
+TASKS: Mapping[str, Task] = {task.name: task for task in _TABLE}
+GLUE: Mapping[str, Sentences] = {t.name: t for t in _TABLE if isinstance(t, Sentences)}
 
 
 def find(name: str) -> Task:
