@@ -7,12 +7,13 @@ from typing import Protocol
 from tokenizers import Tokenizer
 
 from mslt.files import sha256
-from mslt.finetune import glue
+from mslt.finetune import glue, squad
 from mslt.finetune.examples import Encoded, encode
 from mslt.finetune.loop import answers, predict
 from mslt.finetune.metrics import judge
 from mslt.finetune.model import TaskModel
-from mslt.finetune.tasks import Sentences, Task
+from mslt.finetune.squad_material import OfQuestions
+from mslt.finetune.tasks import Questions, Sentences, Task
 
 Scores = dict[str, float | None]
 
@@ -27,8 +28,10 @@ class Folders:
         skip: pass over damaged rows of GLUE's training and dev sets.
         most: examples to train on, the first ones; None for all.
         length: tokens of an example, at most; None for the task's own.
-        threshold: of SQuAD 2.0: by how much likelier no answer must be than the best one to be
-            what is said, as a difference of logits; None for the one with the best F1 on dev.
+        stride: of SQuAD: tokens from one window's beginning to the next; None for the task's own
+            or, with another length, for a third of that.
+        threshold: of SQuAD 2.0: the probability of no answer above which nothing is said; None for
+            the one with the best F1 on dev.
     """
 
     glue: str | None = None
@@ -36,6 +39,7 @@ class Folders:
     skip: bool = False
     most: int | None = None
     length: int | None = None
+    stride: int | None = None
     threshold: float | None = None
 
     def of(self, task: Task) -> str:
@@ -57,7 +61,8 @@ class Folders:
         if isinstance(task, Sentences):
             files = glue.files(where, task)
         else:
-            files = []
+            assert isinstance(task, Questions)
+            files = squad.files(where, task)
         return " ".join(sha256(file)[:16] for file in files) or where
 
 
@@ -86,7 +91,16 @@ def load(task: Task, folders: Folders, tokenizer: Tokenizer) -> Material:
     """
     if isinstance(task, Sentences):
         return _OfSentences(task, folders, tokenizer)
-    raise ValueError(f"tasks: {task.name} cannot be learned yet")
+    assert isinstance(task, Questions)
+    return OfQuestions(
+        task,
+        folders.of(task),
+        tokenizer,
+        most=folders.most,
+        length=folders.length,
+        stride=folders.stride,
+        threshold=folders.threshold,
+    )
 
 
 def check(task: Task, folders: Folders) -> None:
@@ -99,6 +113,10 @@ def check(task: Task, folders: Folders) -> None:
     if isinstance(task, Sentences):
         for split in ("train", *task.dev):
             glue.read(where, task, split, skip=folders.skip)
+    else:
+        assert isinstance(task, Questions)
+        for split in ("train", "dev"):
+            squad.read_set(where, task, split)
 
 
 class _OfSentences:
