@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import mslt
 from mslt import foreign
 from mslt.commands import (
+    attention,
     compare,
     curves,
     demo,
@@ -97,6 +98,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "export": export.command,
     "compare": compare.command,
     "curves": curves.command,
+    "attention": attention.command,
     "report": report.command,
     "recipes": recipes.command,
     "demo": demo.command,

@@ -1,16 +1,15 @@
 """Attention and hidden states are those that transformers computes."""
 
-import base64
-import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from transformers import AutoModel
 
-from mslt.analysis.attention import observe, tokenised, viewable
+from mslt.analysis.attention import held_out, observe, tokenised
 from mslt.config import ModelConfig
+from mslt.data import tokenizer as tokenizers
+from mslt.data.store import TokenStore
 from mslt.model import Encoder
 from mslt.pretrained import open_model
 from mslt.run import Run
@@ -73,18 +72,20 @@ def test_layers_that_share_a_block_are_observed_one_by_one(exported: Path) -> No
     assert not torch.equal(observed.weights_NBHLL[0], observed.weights_NBHLL[1])
 
 
-def test_what_a_page_views_is_the_attention_to_half_a_step(finished: Run) -> None:
-    ours = open_model(finished.path)
-    sentences = tokenised(TEXTS, ours.tokenizer)
-    shown = json.loads(json.dumps(viewable(ours.model, sentences)))
-    weights = observe(ours.model, sentences).weights_NBHLL
-    assert (shown["layers"], shown["heads"]) == (4, 2)
-    for i, one in enumerate(shown["sentences"]):
-        length = len(one["tokens"])
-        assert one["tokens"] == sentences.tokens[i]
-        flat = np.frombuffer(base64.b64decode(one["weights"]), np.uint8)
-        given = flat.reshape(4, 2, length, length) / 255
-        assert np.abs(given - weights[:, i, :, :length, :length].numpy()).max() <= 1 / 510 + 1e-6
+def test_the_held_out_sample_is_the_text_without_masks(store: Path) -> None:
+    opened = TokenStore.open(store)
+    sample = held_out(opened, 6, 24)
+    text = " ".join(map(str, opened.heldout.tokens.tolist()))
+    mask = tokenizers.load(store / "tokenizer").token_to_id("[MASK]")
+    assert not (sample.ids_BL == mask).any()
+    assert sample.segments_BL.any()  # pairs, as in training
+    for ids, length, tokens in zip(sample.ids_BL.tolist(), sample.lengths, sample.tokens):
+        first = ids[1 : tokens.index("[SEP]")]
+        assert " ".join(map(str, first)) in text
+        assert len(tokens) == length
+    part = sample[1:3]
+    assert part.tokens == sample.tokens[1:3]
+    assert part.ids_BL.shape == (2, max(sample.lengths[1:3]))
 
 
 def test_texts_and_vocabularies_that_do_not_fit_are_refused(finished: Run) -> None:

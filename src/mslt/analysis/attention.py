@@ -7,24 +7,21 @@ counted from 0 here, and from 1 in what people read ("L5 H4").
     sentences = tokenised(["the cat sat on the mat ."], open_model(Path("run")).tokenizer)
     observed = observe(model, sentences)
     observed.weights_NBHLL[4, 0, 3]    # layer 5, head 4: row i says where token i looks
-
-`viewable` gives the same as bytes, small enough for a page.
 """
 
-import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mslt.config import InstanceConfig
 from mslt.data import tokenizer as tokenizers
+from mslt.data.instances import Instances
+from mslt.data.store import TokenStore
 from mslt.model import Attention, Encoder
-
-STEPS = 255  # of a weight as a byte
 
 
 @dataclass(frozen=True)
@@ -47,6 +44,12 @@ class Sentences:
     def seen_BL(self) -> Tensor:
         """True for tokens, False for padding."""
         return torch.arange(self.ids_BL.shape[1]) < torch.tensor(self.lengths)[:, None]
+
+    def __getitem__(self, part: slice) -> "Sentences":
+        """Some of them, without columns that none of them needs."""
+        longest = max(self.lengths[part])
+        ids_BL, segments_BL = (all_BL[part, :longest] for all_BL in (self.ids_BL, self.segments_BL))
+        return Sentences(ids_BL, segments_BL, self.lengths[part], self.tokens[part])
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,41 @@ def tokenised(texts: Sequence[str], tokenizer: Path, longest: int = 128) -> Sent
         torch.zeros(len(ids), length, dtype=torch.int64),
         [len(one.ids) for one in encoded],
         [list(one.tokens) for one in encoded],
+    )
+
+
+def held_out(
+    store: TokenStore,
+    count: int,
+    longest: int = 128,
+    config: InstanceConfig = InstanceConfig(),  # noqa: B008 (it is frozen)
+    seed: int = 0,
+) -> Sentences:
+    """Sequences of a store's held-out text as training makes them, but without masks.
+
+    Args:
+        store: the token store.
+        count: sequences, drawn evenly over the text.
+        longest: tokens of each.
+        config: how sentences become sequences: pairs of segments or not.
+        seed: of the draw.
+
+    Raises:
+        ValueError: too little text.
+    """
+    tokenizer = tokenizers.load(store.path / "tokenizer")
+    vocabulary = tokenizers.read_vocabulary(store.path / "tokenizer")
+    batch = Instances(store.heldout, config, vocabulary, seed, count).batch(0, longest)
+    ids_BL = batch.input_ids.copy()
+    row, slot = batch.masked_weights.nonzero()
+    ids_BL[row, batch.masked_positions[row, slot]] = batch.masked_ids[row, slot]
+    lengths = batch.lengths.tolist()
+    tokens = [
+        [str(tokenizer.id_to_token(i)) for i in ids[:length]]
+        for ids, length in zip(ids_BL.tolist(), lengths)
+    ]
+    return Sentences(
+        torch.from_numpy(ids_BL), torch.from_numpy(batch.token_type_ids), lengths, tokens
     )
 
 
@@ -136,24 +174,3 @@ def weights_of(attention: Attention, x_BLD: Tensor, seen_BL: Tensor) -> Tensor:
     q, k = (p.unflatten(-1, (attention.heads, -1)).transpose(1, 2) for p in qk.split(D, dim=-1))
     scores_BHLL = q @ k.mT / q.shape[-1] ** 0.5
     return scores_BHLL.masked_fill(~seen_BL[:, None, None, :], -torch.inf).softmax(-1)
-
-
-def viewable(model: Encoder, sentences: Sentences) -> dict[str, Any]:
-    """Attention for a page that shows it: plain values, ready for JSON.
-
-    Returns:
-        `layers`, `heads`, and `sentences`: for each its `tokens` (text as it is: escape it) and
-        `weights`, base64 of unsigned bytes [layers, heads, L, L] in C order, L being the number
-        of tokens. A byte is 255 times the weight, rounded: off by 1/510 at most. Twelve layers of
-        twelve heads take 200 KB for a sentence of 32 tokens.
-
-    Raises:
-        ValueError: as `observe`.
-    """
-    seen = observe(model, sentences).weights_NBHLL
-    bytes_NBHLL = (seen * STEPS).round().to(torch.uint8)
-    shown = []
-    for i, (length, tokens) in enumerate(zip(sentences.lengths, sentences.tokens)):
-        part = bytes_NBHLL[:, i, :, :length, :length].contiguous().numpy()
-        shown.append({"tokens": tokens, "weights": base64.b64encode(part.tobytes()).decode()})
-    return {"layers": seen.shape[0], "heads": seen.shape[2], "sentences": shown}
