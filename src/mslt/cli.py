@@ -19,6 +19,7 @@ from mslt.commands import (
     pretrain,
     recipes,
     report,
+    score,
     watch,
 )
 from mslt.options import did_you_mean
@@ -100,6 +101,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "curves": curves.command,
     "attention": attention.command,
     "report": report.command,
+    "score": score.command,
     "recipes": recipes.command,
     "demo": demo.command,
 }
