@@ -207,7 +207,7 @@ def made_up_job(config: Config) -> Job:
         plan=plan,
         world=World(device=device),
         precision=pick_precision(config.precision, device),
-        prefix=pick_kind(config.prefix, device),
+        prefix=pick_kind(config.prefix, device, config.model.hidden_size),
         instances=Instances(split, config.instances, facts(size), config.seed, config.batch_size),
         heldout=[],
         baseline=0.0,

@@ -22,7 +22,7 @@ from mslt.plan import Stage
 
 @pytest.fixture(scope="module")
 def tiny_setting(tmp_path_factory: pytest.TempPathFactory) -> common.Setting:
-    given = options("").parse_args(["--shape", "tiny"])
+    given = options("").parse_args(["--shape", "tiny", "--precision", "fp32"])
     return setting(given, PlanConfig("whole"), tmp_path_factory.mktemp("scratch"))
 
 
@@ -73,7 +73,8 @@ def test_method_weighs_the_stages_of_a_plan_by_their_steps(capsys):
 
 
 def test_method_and_parity_know_albert(capsys):
-    method.main(["--shape", "albert_tiny", "--blocks", "1", "--k", "2", "--no_memory"])
+    tiny = ["--shape", "albert_tiny", "--precision", "fp32", "--blocks", "1"]
+    method.main([*tiny, "--k", "2", "--no_memory"])
     result = last_line(capsys)
     assert [(row["depth"], row["learns_from"]) for row in result["stages"]] == [
         *((2, 0), (4, 2), (4, 0))
@@ -89,7 +90,7 @@ def test_memory_is_what_the_work_takes_at_its_peak():
 def test_no_ratio_is_printed_of_an_engine_that_computes_something_else(monkeypatch, capsys):
     monkeypatch.setitem(reference.TOLERANCE, "fp32", 0.0)
     with pytest.raises(SystemExit, match="no ratio: the whole model does not compute"):
-        engine.main(["--shape", "tiny", "--eager_only"])
+        engine.main(["--shape", "tiny", "--precision", "fp32", "--eager_only"])
     assert "ratio_eager" not in capsys.readouterr().out
 
 

@@ -116,6 +116,27 @@ def test_forward_only_counts_the_layers_below_the_first_that_learns(tiny):
 
 def test_a_kind_that_the_device_lacks_is_refused():
     with pytest.raises(ValueError, match="int8 needs an x86 CPU"):
-        pick_kind("int8", "cuda:0")
-    assert pick_kind("exact", "cpu") == "exact"
-    assert pick_kind("fast", "cpu") in ("bf16", "int8", "fp32")
+        pick_kind("int8", "cuda:0", 256)
+    assert pick_kind("exact", "cpu", 256) == "exact"
+    assert pick_kind("fast", "cpu", 256) in ("bf16", "int8", "fp32")
+
+
+@pytest.mark.parametrize(
+    ("amx", "speedup", "vnni", "narrow", "wide"),
+    [
+        (True, 9.0, True, "bf16", "bf16"),
+        (False, 2.4, True, "bf16", "int8"),
+        (False, 2.4, False, "bf16", "bf16"),
+        (False, 1.0, True, "int8", "int8"),
+        (False, 0.1, False, "int8", "int8"),
+    ],
+)
+def test_fast_is_bf16_where_that_is_fast_and_int8_elsewhere_or_in_a_wide_model(
+    monkeypatch, amx, speedup, vnni, narrow, wide
+):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: vnni)
+    monkeypatch.setattr("mslt.prefix.multiplies_int8", lambda: True)
+    monkeypatch.setattr("mslt.machine.bf16_speedup", lambda: speedup)
+    assert (pick_kind("fast", "cpu", 256), pick_kind("fast", "cpu", 768)) == (narrow, wide)

@@ -133,6 +133,7 @@ def test_a_resumed_run_keeps_its_precision_and_says_where_that_is_slow(
     monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: True)
     steps(config, store, out, 2)
     monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: False)
     job, _ = reopen(config, TokenStore.open(store), Run.open(out))
     assert job.precision == "bf16"
     assert "goes on in it, which is slow here" in capsys.readouterr().out

@@ -366,6 +366,7 @@ def test_evaluation_without_a_pair_objective_says_nothing_of_pairs(tiny, random_
 @pytest.mark.parametrize("fast", [True, False])
 def test_auto_takes_bf16_where_the_device_is_fast_at_it(monkeypatch, fast):
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: fast)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: fast)
     expected = "bf16" if fast else "fp32"
     assert pick_precision("auto", "cpu") == pick_precision("auto", "cuda:0") == expected

@@ -34,12 +34,13 @@ def attend(
     """
     on_cpu = q_BHRK.device.type == "cpu"
     backward = torch.is_grad_enabled() and (q_BHRK.requires_grad or k_BHLK.requires_grad)
-    if on_cpu and (p > 0 or (backward and k_BHLK.shape[2] <= 256)):
+    ours = p > 0 or q_BHRK.dtype == torch.bfloat16 or (backward and k_BHLK.shape[2] <= 256)
+    if on_cpu and ours:
         bias_B11L = None
         if seen_BL is not None:
             bias_BL = torch.zeros(seen_BL.shape, dtype=q_BHRK.dtype)
             bias_B11L = bias_BL.masked_fill_(~seen_BL, -math.inf)[:, None, None]
-        return _in_chunks(q_BHRK, k_BHLK, v_BHLK, bias_B11L, p)
+        return _in_chunks(q_BHRK, k_BHLK, v_BHLK, bias_B11L, p, backward)
     mask = None if seen_BL is None else seen_BL[:, None, None, :]
     return F.scaled_dot_product_attention(q_BHRK, k_BHLK, v_BHLK, attn_mask=mask, dropout_p=p)
 
@@ -47,9 +48,14 @@ def attend(
 # Compiled code calls it as it is: its chunks and random numbers are not for the compiler.
 @torch.compiler.disable
 def _in_chunks(
-    q_BHRK: Tensor, k_BHLK: Tensor, v_BHLK: Tensor, bias_B11L: Tensor | None, p: float
+    q_BHRK: Tensor,
+    k_BHLK: Tensor,
+    v_BHLK: Tensor,
+    bias_B11L: Tensor | None,
+    p: float,
+    backward: bool,
 ) -> Tensor:
-    mixed_BHRK: Tensor = _Attend.apply(q_BHRK, k_BHLK, v_BHLK, bias_B11L, p)
+    mixed_BHRK: Tensor = _Attend.apply(q_BHRK, k_BHLK, v_BHLK, bias_B11L, p, backward)
     return mixed_BHRK
 
 
@@ -61,22 +67,27 @@ class _Attend(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, q_BHRK, k_BHLK, v_BHLK, bias_B11L, p):  # type: ignore[no-untyped-def]
+    def forward(ctx, q_BHRK, k_BHLK, v_BHLK, bias_B11L, p, backward):  # type: ignore[no-untyped-def]
         B, H, R, K = q_BHRK.shape
-        weights_BHRL = q_BHRK.new_empty(B, H, R, k_BHLK.shape[2])
+        parts = _parts((B, H, R, k_BHLK.shape[2]), q_BHRK.element_size())
+        # Without a backward pass, room for one part after the other will do.
+        rows = B if backward else parts[0][0].stop
+        weights_BHRL = q_BHRK.new_empty(rows, H, R, k_BHLK.shape[2])
         keep_BHRL = torch.empty_like(weights_BHRL) if p else None
         words = Words() if p else None
         out_BHRK = _heads_of_rows(q_BHRK)
-        for part in _parts(weights_BHRL):
-            q, k, v, w = (_heads(x[part]) for x in (q_BHRK, k_BHLK, v_BHLK, weights_BHRL))
+        for part in parts:
+            q, k, v = (_heads(x[part]) for x in (q_BHRK, k_BHLK, v_BHLK))
+            place = part if backward else (slice(len(q_BHRK[part])), part[1])
+            w = _heads(weights_BHRL[place])
             torch.baddbmm(w, q, k.mT, beta=0, alpha=K**-0.5, out=w)
             if bias_B11L is not None:
-                weights_BHRL[part] += bias_B11L[part[0]]
+                weights_BHRL[place] += bias_B11L[part[0]]
             torch.softmax(w, -1, out=w)
             if keep_BHRL is None or words is None:
                 _put(torch.bmm(w, v), out_BHRK[part])
             else:
-                keep = _heads(keep_BHRL[part])
+                keep = _heads(keep_BHRL[place])
                 torch.ge(words.draw(tuple(w.shape)), below_threshold(p), out=keep)
                 _put(torch.bmm(w * keep, v), out_BHRK[part], 1 / kept_share(p))
         ctx.save_for_backward(q_BHRK, k_BHLK, v_BHLK, weights_BHRL, keep_BHRL)
@@ -88,7 +99,7 @@ class _Attend(torch.autograd.Function):
         q_BHRK, k_BHLK, v_BHLK, weights_BHRL, keep_BHRL = ctx.saved_tensors
         K = q_BHRK.shape[3]
         dq, dk, dv = (_heads_of_rows(x) for x in (q_BHRK, k_BHLK, v_BHLK))
-        for part in _parts(weights_BHRL):
+        for part in _parts(weights_BHRL.shape, weights_BHRL.element_size()):
             q, k, v, w = (_heads(x[part]) for x in (q_BHRK, k_BHLK, v_BHLK, weights_BHRL))
             grad = _heads(grad_BHRK[part])
             dropped = w
@@ -103,7 +114,7 @@ class _Attend(torch.autograd.Function):
             scores = torch._softmax_backward_data(dw, w, -1, w.dtype)
             _put(torch.bmm(scores, k), dq[part], K**-0.5)
             _put(torch.bmm(scores.mT, q), dk[part], K**-0.5)
-        return dq, dk, dv, None, None
+        return dq, dk, dv, None, None, None
 
 
 def _heads(x_BHRK: Tensor) -> Tensor:
@@ -122,13 +133,18 @@ def _heads_of_rows(x_BHRK: Tensor) -> Tensor:
     return x_BHRK.new_empty(B, R, H, K).transpose(1, 2)
 
 
-def _parts(weights_BHRL: Tensor) -> list[tuple[slice, slice]]:
-    """Runs of sequences whose scores fit CHUNK_BYTES, or of heads where one sequence's do not."""
-    B, H, R, L = weights_BHRL.shape
-    heads = max(1, CHUNK_BYTES // (R * L * weights_BHRL.element_size()))
-    size = max(1, heads // H)
+def _parts(shape: tuple[int, ...], size: int) -> list[tuple[slice, slice]]:
+    """Runs of sequences whose scores fit CHUNK_BYTES, or of heads where one sequence's do not.
+
+    Args:
+        shape: of the scores [B, H, R, L].
+        size: of each, in bytes.
+    """
+    B, H, R, L = shape
+    heads = max(1, CHUNK_BYTES // (R * L * size))
+    rows = max(1, heads // H)
     return [
-        (slice(row, row + size), slice(head, head + heads))
-        for row in range(0, B, size)
+        (slice(row, row + rows), slice(head, head + heads))
+        for row in range(0, B, rows)
         for head in range(0, H, heads)
     ]

@@ -249,7 +249,7 @@ def choices(config: Config, plan: Plan, began: Mapping[str, Any], world: World) 
     prefix = began.get("prefix") or prefix_wanted(config, precision)
     return {
         "precision": precision,
-        "prefix": pick_kind(prefix, world.device),
+        "prefix": pick_kind(prefix, world.device, config.model.hidden_size),
         "micro_batches": pick_micro_batches(config, plan, began, world),
     }
 

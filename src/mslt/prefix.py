@@ -2,25 +2,31 @@
 
 They are fixed for the whole stage, so what they compute may be prepared once. `exact` runs the
 model's own layers, dropout included: the same mathematics as a backward pass that stops above them.
-The fast kinds leave dropout out and multiply in fewer bits: on a CPU with AMX and on a GPU in bf16;
-on other x86 CPUs with weights in int8, scaled row by row, and activations in 7 or 8 bits, scaled
-as they come. What that does to the loss is measured in docs/choices.md.
+The fast kinds leave dropout out and multiply in fewer bits: in bf16 on a GPU and on a CPU that is
+fast at it; or, on x86 CPUs, with weights in int8, scaled row by row, and activations in 8 bits (7
+without VNNI), scaled as they come. What that does to the loss is measured in docs/log.md.
 """
 
 import copy
 import warnings
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
-from mslt.model import Encoder
+from mslt.attention import attend
+from mslt.machine import multiplies_bf16_fast, multiplies_int8
+from mslt.model import Block, Encoder
 from mslt.objective import Inputs
 
 Kind = Literal["exact", "fp32", "bf16", "int8"]
 
 # What the layers of each kind take and give.
 _INSIDE = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.float32}
+
+# Width from which layers in int8 are faster than in bf16 on a CPU with VNNI that is fast at both:
+# at 256, 512 and 768 they take 1.2, 0.8 and 0.65 times as long (Zen 4; docs/log.md).
+WIDE = 512
 
 
 class Prefix:
@@ -41,7 +47,7 @@ class Prefix:
         self.embeddings = model.embeddings
         self.repeat = model.config.repeat
         fixed = model.blocks[: model.config.blocks(layers)]
-        self.blocks = nn.ModuleList(_prepared(block, kind) for block in fixed)
+        self.blocks = nn.ModuleList(_prepared(cast(Block, block), kind) for block in fixed)
 
     @torch.no_grad()
     def __call__(self, inputs: Inputs) -> Tensor:
@@ -68,19 +74,59 @@ class Prefix:
         return x_BLD
 
 
-def _prepared(block: nn.Module, kind: Kind) -> nn.Module:
-    """The layer itself, or a copy of it that computes in another precision."""
+def _prepared(block: Block, kind: Kind) -> nn.Module:
+    """The layer itself, or a copy of it that computes in another way."""
     dtype = next(block.parameters()).dtype
-    if kind == "exact" or (kind != "int8" and dtype == _INSIDE[kind]):
+    if kind == "exact" or (kind == "fp32" and dtype == torch.float32):
         return block
+    if kind == "bf16" and _packs_bf16(block.mlp.up.weight.device):
+        return PackedBlock(block)
     if kind != "int8":
-        return copy.deepcopy(block).to(_INSIDE[kind])
+        return block if dtype == _INSIDE[kind] else copy.deepcopy(block).to(_INSIDE[kind])
     quantized = copy.deepcopy(block)
     for module in list(quantized.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, nn.Linear):
                 setattr(module, name, Int8Linear(child))
     return quantized.float()
+
+
+def _packs_bf16(device: torch.device) -> bool:
+    """Whether torch has oneDNN's products in bf16 there."""
+    there = device.type == "cpu" and torch.backends.mkldnn.is_available()
+    return there and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+class PackedBlock(nn.Module):
+    """A fixed layer in bf16 on a CPU, without dropout: weights packed once for oneDNN, which adds
+    biases and residuals and applies GELU as it writes a product. A sixth faster than op by op.
+    """
+
+    def __init__(self, block: Block) -> None:
+        super().__init__()
+        half = copy.deepcopy(block).bfloat16()
+        self.heads = half.attention.heads
+        self.gelu = half.mlp.gelu
+        self.norms = half.attention.norm, half.mlp.norm
+        linears = half.attention.qkv, half.attention.out, half.mlp.up, half.mlp.down
+        self.packed = [
+            (torch.ops.mkldnn._reorder_linear_weight(each.weight.detach()), each.bias.detach())
+            for each in linears
+        ]
+
+    def forward(self, x_BLD: Tensor, seen_BL: Tensor | None) -> Tensor:
+        """[B, L, D], the same shape as it is given."""
+        qkv, out, up, down = self.packed
+        one, plus = torch.ops.mkldnn._linear_pointwise, torch.ops.mkldnn._linear_pointwise.binary
+        q, k, v = (
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for part in one(x_BLD, *qkv, "none", [], "").chunk(3, -1)
+        )
+        mixed_BLD = attend(q, k, v, seen_BL, 0.0).transpose(1, 2).flatten(2)
+        x_BLD = self.norms[0](plus(mixed_BLD, x_BLD, *out, "add"))
+        inner = one(x_BLD, *up, "gelu", [], self.gelu)
+        after: Tensor = self.norms[1](plus(inner, x_BLD, *down, "add"))
+        return after
 
 
 class Int8Linear(nn.Module):
@@ -105,23 +151,31 @@ class Int8Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[..., out] for [..., in], both fp32."""
         # Without VNNI, sums of two 8-bit products overflow 16 bits: the input then takes 7.
-        y: Tensor = torch.ops.quantized.linear_dynamic(x, self.packed, reduce_range=True)
+        narrow = not torch.cpu._is_vnni_supported()
+        y: Tensor = torch.ops.quantized.linear_dynamic(x, self.packed, reduce_range=narrow)
         return y
 
 
-def pick_kind(wanted: str, device: str) -> Kind:
+def pick_kind(wanted: str, device: str, width: int) -> Kind:
     """How forward-only layers compute: `fast` is the fastest kind that the device has.
+
+    Args:
+        wanted: what the config says.
+        device: where they run.
+        width: of the model. Between products in int8, all else is in fp32, so that where bf16 is
+            fast it takes a wide model for int8 to be faster.
 
     Raises:
         ValueError: int8 is asked for where torch has no int8 products.
     """
-    int8 = device == "cpu" and "onednn" in torch.backends.quantized.supported_engines
+    int8 = device == "cpu" and multiplies_int8()
     if wanted == "int8" and not int8:
         raise ValueError("prefix int8 needs an x86 CPU; on a GPU the fast kind is bf16")
     if wanted != "fast":
         return wanted  # type: ignore[return-value]  # the config has checked it
     if device.startswith("cuda"):
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    if torch.cpu._is_amx_tile_supported():
-        return "bf16"
+    if multiplies_bf16_fast():
+        vnni = torch.cpu._is_vnni_supported() and not torch.cpu._is_amx_tile_supported()
+        return "int8" if int8 and vnni and width >= WIDE else "bf16"
     return "int8" if int8 else "fp32"

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from mslt.config import OptimizerConfig
 from mslt.data.instances import Batch
 from mslt.growth import forward_only, learning
-from mslt.model import Encoder
+from mslt.machine import multiplies_bf16_fast
+from mslt.model import Block, Encoder
 from mslt.objective import Inputs, Objective, pretraining, scores
 from mslt.optim import Moments, Optimizer
 from mslt.prefix import Kind, Prefix
@@ -340,13 +341,13 @@ def _compile(model: Encoder, prefix: Prefix) -> None:
     torch._dynamo.config.suppress_errors = True
     for block in model.blocks[model.config.blocks(prefix.layers) :]:
         block.compile(dynamic=False)
-    if prefix.kind != "int8":
-        for block in prefix.blocks:
+    for block in prefix.blocks:
+        if isinstance(block, Block):  # the others are what a compiler would make of it
             block.compile(dynamic=False)
 
 
 def pick_precision(wanted: str, device: str) -> Precision:
-    """bf16 where the device multiplies bf16 matrices in hardware, else fp32.
+    """bf16 where the device multiplies bf16 matrices fast, else fp32.
 
     Raises:
         ValueError: bf16 is asked for on a GPU that lacks it.
@@ -356,8 +357,7 @@ def pick_precision(wanted: str, device: str) -> Precision:
         if wanted == "bf16" and not fast:
             raise ValueError("precision bf16 is not supported by this GPU: use fp32")
     else:
-        # AMX is what makes it pay; AVX512-bf16 alone gains little, and emulation loses.
-        fast = torch.cpu._is_amx_tile_supported()
+        fast = wanted == "auto" and multiplies_bf16_fast()
     if wanted == "auto":
         return "bf16" if fast else "fp32"
     return "bf16" if wanted == "bf16" else "fp32"
