@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from mslt.finetune.loop import predict
 from mslt.finetune.model import TaskModel
 from mslt.finetune.squad import Question, read_set
-from mslt.finetune.squad_score import Judged, apply, best_threshold, evaluate, judge
+from mslt.finetune.squad_score import COUNTS, Judged, apply, best_threshold, evaluate, judge
 from mslt.finetune.squad_spans import Span, spans, windows
 from mslt.finetune.tasks import Questions
 
@@ -62,10 +62,11 @@ class OfQuestions:
     def judge(
         self, model: TaskModel, device: str
     ) -> tuple[dict[str, float | None], dict[str, bytes]]:
-        """Scores as of `mslt.finetune.squad_score.evaluate`, and the official files by name."""
+        """Scores in percent, with the threshold that was used, and the official files by name."""
         logits = predict(model, self._windows.encoded, device)
         best, none = spans(self._dev, self._windows, logits)
-        return answered(self._dev, self._task, best, none, self._threshold)
+        scores, files = answered(self._dev, self._task, best, none, self._threshold)
+        return {key: scores[key] for key in scores if key not in COUNTS}, files
 
 
 def answered(

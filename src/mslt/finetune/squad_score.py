@@ -17,6 +17,7 @@ from mslt.foreign import fits, printable, read_json_object
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
+COUNTS = ("questions", "unanswered")  # among the scores of `evaluate`
 Judged = dict[str, float]  # by question, from 0 to 1
 
 
@@ -118,7 +119,7 @@ def evaluate(questions: Sequence[Question], said: Mapping[str, str]) -> dict[str
             if those:
                 scores[part + name] = 100 * sum(judged[q.id] for q in those) / len(those)
     missing = sum(question.id not in said for question in questions)
-    return scores | {"questions": len(questions), "unanswered": missing}
+    return scores | dict(zip(COUNTS, (len(questions), missing)))
 
 
 def read_predictions(path: Path) -> dict[str, str]:
