@@ -194,7 +194,7 @@ def test_a_folder_without_a_run_is_named_in_a_line(tmp_path, capsys):
     ("words", "says"),
     [
         (["--attention", "false", "--text", "x"], "text has no effect beside attention false"),
-        (["--data", "store", "--text", "x"], "data has no effect beside text"),
+        (["--attention", "false", "--data", "x"], "data has no effect beside attention false"),
     ],
 )
 def test_an_option_without_effect_is_an_error(paths, tmp_path, capsys, words, says):

@@ -8,7 +8,7 @@ import torch
 from made_up_run import CONFIG, end_stages, new_run, trained_model
 from tiny_run import TINY, steps
 
-from mslt.analysis.report.looks import _distance, _told_apart, attention_of, look
+from mslt.analysis.report.looks import _told_apart, look
 from mslt.analysis.report.subjects import subjects
 
 
@@ -17,27 +17,6 @@ def run(tmp_path_factory):
     made = new_run(tmp_path_factory.mktemp("looks") / "run")
     end_stages(made, 3)
     return made
-
-
-def test_attention_is_what_the_layer_mixes_values_by():
-    model, ids = trained_model(4), [2, 5, 6, 7, 3]
-    found = attention_of(model, ids)
-    assert found.shape == (4, 2, 5, 5)
-    torch.testing.assert_close(found.sum(-1), torch.ones(4, 2, 5))
-    tokens = torch.tensor([ids])
-    block = model.layers(3, 4)[0]
-    x = model.bottom(tokens, torch.zeros_like(tokens), layers=3)
-    value = block.attention.qkv(x).split(32, dim=-1)[2].unflatten(-1, (2, 16)).transpose(1, 2)
-    mixed = (found[3][None] @ value).transpose(1, 2).flatten(2)
-    expected = block.attention.norm(x + block.attention.out(mixed))
-    torch.testing.assert_close(block.attention(x, None, None), expected)
-
-
-def test_the_distance_of_attention_is_0_for_the_same_and_1_for_nothing_in_common():
-    one = torch.eye(4).expand(2, 3, 4, 4)
-    other = one.roll(1, dims=-1)
-    torch.testing.assert_close(_distance(one, one), torch.zeros(2))
-    torch.testing.assert_close(_distance(one, other), torch.ones(2))
 
 
 def test_the_page_gets_every_stages_maps_of_a_given_sentence(run):
@@ -67,12 +46,19 @@ def test_drift_is_zero_where_nothing_moved_and_as_large_as_the_change(tmp_path):
                     parameter *= 1.5
         made.save_stage(index, plan, model, {"step": end, "seconds": end / 10})
     charts = look(subjects([made.path]), "the capital of France .", None)["drift"]
-    attention, weights = charts
+    attention, weights, halves, places, shares = charts  # too few tokens for a likeness
     last = attention["series"][-1]
     assert last["name"] == "since stage 2"
     assert last["values"][:3] == [0, 0, 0]
     assert last["values"][3] > 0
     assert weights["series"][-1]["values"] == pytest.approx([0, 0, 0, 0.5])
+    assert [one["name"] for one in halves["series"]] == ["end of stage 2", "end of stage 3"]
+    assert "of the one 2 above it" in halves["says"]
+    names = ["[CLS]", "[SEP]", "neighbours", "elsewhere"]
+    for chart in (places, shares):
+        assert [one["name"] for one in chart["series"]] == names
+        by_layer = zip(*(one["values"] for one in chart["series"]))
+        assert [sum(layer) for layer in by_layer] == pytest.approx([1] * 4, abs=2e-3)
 
 
 def test_stages_between_which_nothing_moved_share_a_line():
@@ -90,7 +76,14 @@ def test_sentences_are_drawn_from_the_held_out_text(store, tmp_path):
     sentences = found["attention"]["sentences"]
     assert sentences
     assert all(words[0] == "[CLS]" and words[-1] == "[SEP]" for words in sentences)
-    assert "24 sentences" in found["drift"][0]["says"]
+    drift = {chart["title"]: chart for chart in found["drift"]}
+    assert "32 sequences" in drift["run: change of attention"]["says"]
+    likeness = drift["run: likeness of hidden states"]["series"][-1]
+    assert all(0 < value <= 1 for value in likeness["values"])
+    assert all(a <= b for a, b in zip(likeness["low"], likeness["values"]))
+    given = look(subjects([tmp_path / "run"]), "the capital", str(store))
+    assert len(given["attention"]["sentences"]) == 1
+    assert "32 sequences" in given["drift"][0]["says"]
 
 
 def test_without_the_store_the_page_says_why_there_is_no_attention(run):
@@ -101,6 +94,11 @@ def test_without_the_store_the_page_says_why_there_is_no_attention(run):
 def test_a_store_that_is_named_and_not_there_is_an_error(run, tmp_path):
     with pytest.raises(ValueError, match="nowhere"):
         look(subjects([run.path]), None, str(tmp_path / "nowhere"))
+
+
+def test_a_store_of_other_pieces_is_not_looked_at(run, store):
+    with pytest.raises(ValueError, match="other pieces"):
+        look(subjects([run.path]), None, str(store))
 
 
 def test_a_run_whose_first_stage_goes_on_has_no_model_to_look_into(tmp_path):

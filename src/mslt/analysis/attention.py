@@ -40,6 +40,20 @@ class Sentences:
     lengths: list[int]
     tokens: list[list[str]]
 
+    @classmethod
+    def of(cls, ids: Sequence[list[int]], tokens: list[list[str]], pad: int) -> "Sentences":
+        """Sequences of one segment each, padded to the longest.
+
+        Args:
+            ids: pieces of each, [CLS] and [SEP] among them.
+            tokens: the same as text.
+            pad: the id of padding.
+        """
+        lengths = [len(one) for one in ids]
+        padded = [one + [pad] * (max(lengths) - len(one)) for one in ids]
+        ids_BL = torch.tensor(padded)
+        return cls(ids_BL, torch.zeros_like(ids_BL), lengths, tokens)
+
     @property
     def seen_BL(self) -> Tensor:
         """True for tokens, False for padding."""
@@ -84,14 +98,10 @@ def tokenised(texts: Sequence[str], tokenizer: Path, longest: int = 128) -> Sent
     for text, one in zip(texts, encoded):
         if len(one.ids) < 3:
             raise ValueError(f"there is no token in the text {text!r}")
-    length = max(len(one.ids) for one in encoded)
-    pad = encoder.get_vocab()["[PAD]"]
-    ids = [one.ids + [pad] * (length - len(one.ids)) for one in encoded]
-    return Sentences(
-        torch.tensor(ids),
-        torch.zeros(len(ids), length, dtype=torch.int64),
-        [len(one.ids) for one in encoded],
+    return Sentences.of(
+        [one.ids for one in encoded],
         [list(one.tokens) for one in encoded],
+        encoder.get_vocab()["[PAD]"],
     )
 
 

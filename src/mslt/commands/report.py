@@ -32,8 +32,6 @@ def command(argv: list[str]) -> int:
     for key in ("data", "text"):
         if key in given and not wanted:
             raise ValueError(f"{key} has no effect beside attention false")
-    if "data" in given and "text" in given:
-        raise ValueError("data has no effect beside text: the sentence is given")
 
     from mslt.analysis.report.page import refuse, write_report
     from mslt.analysis.report.subjects import subjects
