@@ -1,0 +1,123 @@
+"""One training of a grid, from the data to a folder with its scores, predictions and model."""
+
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mslt.checkpoint import write_file
+from mslt.data.tokenizer import given
+from mslt.files import appearing
+from mslt.finetune.loop import How, fine_tune
+from mslt.finetune.material import Folders, Material, load
+from mslt.finetune.model import TaskModel, write
+from mslt.finetune.settings import Cell, FinetuneConfig
+from mslt.model import Encoder
+from mslt.pretrained import Pretrained, open_model
+from mslt.run import to_json
+from mslt.trainer import Precision
+
+RESULT, MODEL = "result.json", "model"
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a process needs to train a cell.
+
+    Args:
+        cell: which.
+        model: the folder to begin with.
+        out: the cell's folder.
+        config: of the grid.
+        precision: resolved.
+        device: resolved.
+        threads: of the processor, where it is one.
+    """
+
+    cell: Cell
+    model: Path
+    out: Path
+    config: FinetuneConfig
+    precision: Precision
+    device: str
+    threads: int
+
+
+def folders(config: FinetuneConfig) -> Folders:
+    """Where the data are, and what of them is read."""
+    return Folders(
+        glue=config.glue_dir,
+        squad=config.squad_dir,
+        skip=config.bad_rows == "skip",
+        most=config.max_train,
+        length=config.max_length,
+        threshold=config.threshold,
+    )
+
+
+# A process trains many cells of the same model, and of one task after the other.
+@lru_cache(maxsize=1)
+def _opened(model: Path) -> Pretrained:
+    return open_model(model)
+
+
+@lru_cache(maxsize=1)
+def _loaded(name: str, where: Folders, tokenizer: Path) -> Material:
+    from mslt.finetune.tasks import find
+
+    return load(find(name), where, given(tokenizer))
+
+
+def train(work: Work) -> dict[str, Any]:
+    """Train a cell, and leave its folder, which appears whole.
+
+    Returns:
+        What its result.json says: the cell, `scores` by metric in percent, steps, and seconds of
+        training and of all.
+
+    Raises:
+        ValueError: training diverged, or data or model are damaged.
+        OSError: the disk is full or not writable.
+    """
+    start = time.perf_counter()
+    if work.device == "cpu":
+        torch.set_num_threads(work.threads)
+    cell, config, task = work.cell, work.config, work.cell.row
+    pretrained = _opened(work.model)
+    material = _loaded(cell.task, folders(config), pretrained.tokenizer)
+    encoder = pretrained.model
+    if config.random_weights:
+        encoder = Encoder(encoder.config, encoder.depth, seed=cell.seed)
+    model = TaskModel(encoder, material.classes, cell.seed)
+    how = How(
+        lr=cell.lr,
+        epochs=config.epochs or task.epochs,
+        batch_size=config.batch_size or task.batch_size,
+        seed=cell.seed,
+        precision=work.precision,
+        device=work.device,
+    )
+    began = time.perf_counter()
+    steps = fine_tune(model, material.train, how)
+    trained = time.perf_counter() - began
+    scores, files = material.judge(model, work.device)
+    result = {
+        "task": cell.task,
+        "lr": cell.lr,
+        "seed": cell.seed,
+        "scores": scores,
+        "examples": len(material.train),
+        "steps": steps,
+        "train_seconds": trained,
+        "seconds": time.perf_counter() - start,
+    }
+    with appearing(work.out) as folder:
+        (folder / MODEL).mkdir()
+        write(folder / MODEL, model.cpu(), pretrained.tokenizer, material.labels)
+        for name, content in files.items():
+            write_file(folder / name, content)
+        write_file(folder / RESULT, to_json(result, indent=1).encode())
+    return result

@@ -1,0 +1,256 @@
+"""The grid of fine-tunings as a queue: what is done is kept, and what was killed goes on."""
+
+import hashlib
+import multiprocessing
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mslt import foreign, layout
+from mslt.analysis.formats import aligned
+from mslt.files import appearing, locked, refuse_standing, sweep
+from mslt.finetune import summary
+from mslt.finetune.cell import MODEL, RESULT, Work, folders, train
+from mslt.finetune.material import check
+from mslt.finetune.settings import Cell, FinetuneConfig
+from mslt.finetune.tasks import find
+from mslt.pretrained import Pretrained, open_model
+from mslt.run import to_json, write_text
+from mslt.trainer import pick_device, pick_precision
+from mslt.words import duration
+
+GRID, CELLS, TABLE, LOCK = "grid.json", "cells", "table.md", ".lock"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A folder of cells.
+
+    Args:
+        out: the folder.
+        model: what the cells begin with.
+        config: how they are trained.
+    """
+
+    out: Path
+    model: Path
+    config: FinetuneConfig
+
+    def folder(self, cell: Cell) -> Path:
+        """Of one training."""
+        return self.out / CELLS / cell.name
+
+    def results(self) -> dict[str, Any]:
+        """What the finished cells of the grid have found, by the cells' names."""
+        files = {cell.name: self.folder(cell) / RESULT for cell in self.config.cells()}
+        return {
+            name: foreign.read_json_object(file) for name, file in files.items() if file.is_file()
+        }
+
+
+def finetune(model: Path, out: Path, config: FinetuneConfig, against: Path | None = None) -> None:
+    """Train every cell of a grid that is not trained yet, and write what they have found.
+
+    Args:
+        model: anything that `mslt.pretrained.open_model` opens.
+        out: a new folder, or that of a grid that differs in tasks, rates and seeds alone.
+        config: tasks and protocol.
+        against: the folder of another grid to compare with.
+
+    Raises:
+        ValueError: model or data are damaged, or the folder holds something else.
+        OSError: the disk is full or not writable.
+    """
+    other = _results_in(against) if against else []
+    pretrained = open_model(model)
+    _refuse_misfit(pretrained, config)
+    where = folders(config)
+    for name in config.tasks:
+        check(find(name), where)
+    facts = {
+        "model": _print_of(pretrained),
+        "data": {name: where.print_of(find(name)) for name in config.tasks},
+        **config.deciding(),
+    }
+    grid = Grid(out, model, config)
+    _take(grid, facts)
+    with locked(out / LOCK, f"{out} is in use: another process trains its cells"):
+        sweep(out / CELLS)
+        _train_all(grid)
+        _finish(grid, pretrained.name)
+    if against:
+        print(
+            f"\nagainst {against}:\n{aligned(summary.differences(grid.results().values(), other))}"
+        )
+        print("~: less than from the lowest to the highest seed of either", flush=True)
+
+
+def _results_in(out: Path) -> list[Any]:
+    """What all cells in a grid's folder have found.
+
+    Raises:
+        ValueError: there are none.
+    """
+    files = sorted((out / CELLS).glob(f"*/{RESULT}"))
+    if not files:
+        raise ValueError(f"against: {out} holds no cells of mslt finetune")
+    return [foreign.read_json_object(file) for file in files]
+
+
+def _refuse_misfit(pretrained: Pretrained, config: FinetuneConfig) -> None:
+    most = pretrained.model.config.max_position_embeddings
+    for name in config.tasks:
+        length = config.max_length or find(name).length
+        if length > most:
+            raise ValueError(
+                f"{name} has examples of {length} tokens, and the model {most} positions: "
+                f"--max_length {most}"
+            )
+
+
+def _print_of(pretrained: Pretrained) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in pretrained.model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _take(grid: Grid, facts: Mapping[str, Any]) -> None:
+    """Make the folder, or see that it is of this grid.
+
+    Raises:
+        ValueError: naming what its cells were trained with otherwise.
+    """
+    file = grid.out / GRID
+    if not file.is_file():
+        refuse_standing(grid.out)
+        with appearing(grid.out) as folder:
+            (folder / CELLS).mkdir()
+            write_text(folder / GRID, to_json(facts, indent=1))
+        return
+    before = foreign.read_json_object(file)
+    known = dict(before.get("data") or {})
+    for name, now in {**facts, "data": {**known, **facts["data"]}}.items():
+        if name == "data":
+            for task, print_of in facts["data"].items():
+                if known.get(task, print_of) != print_of:
+                    raise ValueError(f"{task}'s data are not what {grid.out} was trained on")
+        elif before.get(name) != now:
+            shown = "another one" if name == "model" else before.get(name)
+            raise ValueError(f"{name}: the cells in {grid.out} were trained with {shown}")
+    write_text(file, to_json({**facts, "data": {**known, **facts["data"]}}, indent=1))
+
+
+def _train_all(grid: Grid) -> None:
+    cells, results = grid.config.cells(), grid.results()
+    left = [cell for cell in cells if cell.name not in results]
+    if not left:
+        print(f"all {len(cells)} cells are trained already", flush=True)
+        return
+    print(f"{len(results)} of {len(cells)} cells are done", flush=True)
+    start = time.monotonic()
+    for number, (cell, result) in enumerate(_trained(grid, left), 1):
+        results[cell.name] = result
+        _prune(grid, cell, results)
+        took = time.monotonic() - start
+        scores = ", ".join(f"{n} {summary.to_text(v)}" for n, v in result["scores"].items())
+        print(
+            f"{cell.name}: {scores}, {duration(result['seconds'])}; {len(left) - number} to come, "
+            f"about {duration(took / number * (len(left) - number))}",
+            flush=True,
+        )
+        mine = [c for c in cells if c.task == cell.task]
+        if all(c.name in results for c in mine):
+            print(aligned(summary.progress(mine, results)), flush=True)
+
+
+def _trained(grid: Grid, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Any]]:
+    """Cells as they are done, here or in worker processes."""
+    workers = min(grid.config.workers, len(cells))
+    todo = iter(_works(grid, cells, workers))
+    if workers == 1:
+        for work in todo:
+            yield work.cell, train(work)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        running: dict[Future[Any], Work] = {}
+        free = _devices(grid.config.device, workers)
+        while True:
+            while free and (waiting := next(todo, None)):
+                placed = _on(waiting, free.pop())
+                running[pool.submit(train, placed)] = placed
+            if not running:
+                return
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                work = running.pop(future)
+                free.append(work.device)
+                yield work.cell, future.result()
+
+
+def _devices(device: str, workers: int) -> list[str]:
+    """A device for each worker: GPUs in turns, where `auto` or `cuda` leaves the choice."""
+    picked = pick_device(device)
+    if picked.startswith("cuda") and ":" not in device:
+        return [f"cuda:{i % torch.cuda.device_count()}" for i in range(workers)]
+    return [picked] * workers
+
+
+def _on(work: Work, device: str) -> Work:
+    return Work(**{**work.__dict__, "device": device})
+
+
+def _works(grid: Grid, cells: Sequence[Cell], workers: int) -> Iterator[Work]:
+    config = grid.config
+    device = pick_device(config.device)
+    precision = pick_precision(config.precision, device)
+    cores = int(os.environ.get("OMP_NUM_THREADS", 0)) or len(os.sched_getaffinity(0))
+    threads = max(1, cores // workers)
+    for cell in cells:
+        out = grid.folder(cell)
+        yield Work(cell, grid.model, out, config, precision, device, threads)
+
+
+def _prune(grid: Grid, cell: Cell, results: Mapping[str, Any]) -> None:
+    """Keep the model of a rate's best seed alone."""
+    first = find(cell.task).metrics[0]
+    of_rate = [
+        other
+        for other in grid.config.cells()
+        if (other.task, other.lr) == (cell.task, cell.lr) and other.name in results
+    ]
+    best = max(of_rate, key=lambda c: summary.order(results[c.name]["scores"].get(first)))
+    for other in of_rate:
+        if other != best:
+            shutil.rmtree(grid.folder(other) / MODEL, ignore_errors=True)
+
+
+def _finish(grid: Grid, name: str) -> None:
+    """Write scores.json and table.md, and each task's best model."""
+    results = list(grid.results().values())
+    scores: dict[str, float] = {}
+    for task in summary.found(results):
+        scores |= task.columns
+        model = grid.folder(task.best) / MODEL
+        if model.is_dir():
+            with appearing(grid.out / task.task.name, replace=True) as folder:
+                shutil.copytree(model, folder, dirs_exist_ok=True)
+    write_text(grid.out / layout.SCORES, to_json(scores, indent=1))
+    table = summary.rows(results)
+    write_text(grid.out / TABLE, to_markdown(table))
+    print(f"\n{name}, on dev, the best rate by its median:\n{aligned(table)}", flush=True)
+    print(f"\nwrote {grid.out}: a folder for each task's best model, {layout.SCORES}, {TABLE}")
+
+
+def to_markdown(table: Sequence[Sequence[str]]) -> str:
+    """A table whose first row is its heading."""
+    heading, *rest = (f"| {' | '.join(row)} |" for row in table)
+    return "\n".join([heading, "|---" * len(table[0]) + "|", *rest]) + "\n"

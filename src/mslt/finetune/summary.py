@@ -1,0 +1,153 @@
+"""What a grid has found: the best rate of each task by its median on dev. Imports no torch."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from mslt.finetune.settings import Cell
+from mslt.finetune.tasks import Task, find
+
+Result = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One metric over the seeds of a rate, in percent.
+
+    Args:
+        values: by seed; None where it could not be computed.
+    """
+
+    values: tuple[float | None, ...]
+
+    @property
+    def median(self) -> float | None:
+        """None where it falls on a seed whose score could not be computed, which count as least."""
+        middle = median(-1e9 if value is None else value for value in self.values)
+        return None if middle < -1e8 else middle
+
+    @property
+    def spread(self) -> float:
+        """From the lowest to the highest that is known."""
+        known = [value for value in self.values if value is not None]
+        return max(known) - min(known) if known else 0.0
+
+
+@dataclass(frozen=True)
+class Found:
+    """A task at its best learning rate.
+
+    Args:
+        task: which.
+        lr: the rate with the best median of the task's first metric.
+        scores: by metric.
+        best: the cell of that rate with the best score.
+        cells: trained in all, over rates and seeds.
+    """
+
+    task: Task
+    lr: float
+    scores: Mapping[str, Scores]
+    best: Cell
+    cells: int
+
+    @property
+    def columns(self) -> dict[str, float]:
+        """By the columns of the paper's tables; what could not be computed is left out."""
+        medians = {title: self.scores[name].median for title, name in self.task.columns.items()}
+        return {title: value for title, value in medians.items() if value is not None}
+
+
+def found(results: Iterable[Result]) -> list[Found]:
+    """Each task at its best rate, in the order of the results."""
+    of_task: dict[str, list[Result]] = {}
+    for result in results:
+        of_task.setdefault(result["task"], []).append(result)
+    return [_best(find(name), of_task[name]) for name in of_task]
+
+
+def order(value: float | None) -> float:
+    """To compare scores by: what could not be computed is the least."""
+    return float("-inf") if value is None else value
+
+
+def _best(task: Task, results: Sequence[Result]) -> Found:
+    of_rate: dict[float, list[Result]] = {}
+    for result in results:
+        of_rate.setdefault(result["lr"], []).append(result)
+
+    def scores(lr: float, name: str) -> Scores:
+        return Scores(tuple(result["scores"].get(name) for result in of_rate[lr]))
+
+    first = task.metrics[0]
+    lr = max(of_rate, key=lambda lr: order(scores(lr, first).median))
+    best = max(of_rate[lr], key=lambda result: order(result["scores"].get(first)))
+    names = dict.fromkeys(name for result in of_rate[lr] for name in result["scores"])
+    return Found(
+        task=task,
+        lr=lr,
+        scores={name: scores(lr, name) for name in names},
+        best=Cell(task.name, lr, best["seed"]),
+        cells=len(results),
+    )
+
+
+def to_text(value: float | None) -> str:
+    """A score as the tables have it."""
+    return "n/a" if value is None else f"{value:.1f}"
+
+
+def rows(results: Iterable[Result]) -> list[list[str]]:
+    """A table of the tasks: heading first."""
+    table = [["task", "rate", "seeds", "metric", "median", "lowest", "highest"]]
+    for task in found(results):
+        for i, (name, scores) in enumerate(task.scores.items()):
+            known = [value for value in scores.values if value is not None]
+            table.append(
+                [
+                    *(
+                        (task.task.title, f"{task.lr:g}", str(len(scores.values)))
+                        if not i
+                        else [""] * 3
+                    ),
+                    name,
+                    to_text(scores.median),
+                    to_text(min(known, default=None)),
+                    to_text(max(known, default=None)),
+                ]
+            )
+    return table
+
+
+def progress(cells: Sequence[Cell], results: Mapping[str, Result]) -> list[list[str]]:
+    """A table of what is done and what is to come: a row for each rate, a column for each seed."""
+    seeds = sorted({cell.seed for cell in cells})
+    table = [["task", "rate", *(f"seed {seed}" for seed in seeds)]]
+    for task, lr in dict.fromkeys((cell.task, cell.lr) for cell in cells):
+        shown = []
+        for seed in seeds:
+            done = results.get(Cell(task, lr, seed).name)
+            first = find(task).metrics[0]
+            shown.append(to_text(done["scores"].get(first)) if done else "to come")
+        table.append([find(task).title, f"{lr:g}", *shown])
+    return table
+
+
+def differences(ours: Iterable[Result], theirs: Iterable[Result]) -> list[list[str]]:
+    """How much higher our medians are, each task at its best rate; `~` marks what may be noise."""
+    table = [["task", "metric", "this", "other", "difference", ""]]
+    others = {task.task.name: task for task in found(theirs)}
+    for mine in found(ours):
+        if mine.task.name not in others:
+            continue
+        for name in mine.task.metrics:
+            one, other = mine.scores[name], others[mine.task.name].scores[name]
+            row = [mine.task.title, name, to_text(one.median), to_text(other.median)]
+            if one.median is None or other.median is None:
+                table.append([*row, "n/a", ""])
+                continue
+            difference = one.median - other.median
+            noise = abs(difference) <= max(one.spread, other.spread)
+            table.append([*row, f"{difference:+.1f}", "~" if noise else ""])
+    return table
