@@ -21,6 +21,7 @@ from mslt.commands import (
     recipes,
     report,
     score,
+    submit,
     watch,
 )
 from mslt.options import did_you_mean
@@ -99,6 +100,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "watch": watch.command,
     "export": export.command,
     "finetune": finetune.command,
+    "submit": submit.command,
     "compare": compare.command,
     "curves": curves.command,
     "attention": attention.command,

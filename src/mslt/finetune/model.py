@@ -17,7 +17,9 @@ from mslt.data.tokenizer import read_vocabulary
 from mslt.dropout import Dropout
 from mslt.huggingface import config_to_hf, family_of, to_hf
 from mslt.model import Encoder
+from mslt.pretrained import open_model
 from mslt.shape import ModelConfig
+from mslt.weights import opened_safetensors
 
 DROPOUT = 0.1  # everywhere, as in Devlin et al. 2018, whatever the pre-training had
 
@@ -114,6 +116,30 @@ def write(folder: Path, model: TaskModel, tokenizer: Path, labels: tuple[str, ..
     for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
         if (tokenizer / name).is_file():
             write_file(folder / name, (tokenizer / name).read_bytes())
+
+
+def read(folder: Path) -> TaskModel:
+    """A model that `write` wrote.
+
+    Raises:
+        ValueError: the folder holds none, or it is damaged.
+        OSError: it cannot be read.
+    """
+    pretrained = open_model(folder).model
+    file = folder / "model.safetensors"
+    with opened_safetensors(file) as given:
+        theirs = "qa_outputs" if "qa_outputs.weight" in given else "classifier"
+        names = [f"{theirs}.{kind}" for kind in ("weight", "bias")]
+        for name in names:
+            if name not in given:
+                raise ValueError(f"{file} has no {name}: it is no fine-tuned model")
+        weight, bias = (given[name].read().float() for name in names)
+    spans = theirs == "qa_outputs"
+    if weight.shape[1:] != (pretrained.config.hidden_size,) or bias.shape != weight.shape[:1]:
+        raise ValueError(f"{file} does not fit config.json: {names[0]} is {list(weight.shape)}")
+    model = TaskModel(pretrained, None if spans else len(weight))
+    model.head.classifier.load_state_dict({"weight": weight, "bias": bias})
+    return model
 
 
 def _classes(labels: tuple[str, ...]) -> dict[str, Any]:
