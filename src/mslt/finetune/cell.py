@@ -54,6 +54,7 @@ def folders(config: FinetuneConfig) -> Folders:
         skip=config.bad_rows == "skip",
         most=config.max_train,
         length=config.max_length,
+        stride=config.stride,
         threshold=config.threshold,
     )
 

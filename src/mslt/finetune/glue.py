@@ -9,7 +9,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from mslt.finetune.tasks import Sentences, Test
+from mslt.finetune.tasks import Sentences, Submitted
 from mslt.foreign import printable
 
 HUB = "hf:"  # begins the name of a data set on the hub, in the place of a folder
@@ -57,7 +57,7 @@ def read(folder: str | Path, task: Sentences, split: str, *, skip: bool = False)
     return _examples(_rows(folder, task, split), task, f"{folder}, {split}", skip=skip)
 
 
-def read_test(folder: str | Path, task: Sentences, test: Test) -> list[Example]:
+def read_test(folder: str | Path, task: Sentences, test: Submitted) -> list[Example]:
     """The examples of a test set, which have no answers.
 
     Raises:
@@ -140,7 +140,7 @@ def _is_hub(folder: str | Path) -> bool:
 
 
 def _rows(
-    folder: str | Path, task: Sentences, split: str, test: Test | None = None
+    folder: str | Path, task: Sentences, split: str, test: Submitted | None = None
 ) -> Iterator[_Row]:
     if _is_hub(folder):
         return _on_the_hub(str(folder)[len(HUB) :], task, split, test)
@@ -189,7 +189,7 @@ def _cells(line: bytes, where: str) -> list[str]:
     return [cell.strip() for cell in text.rstrip("\r\n").split("\t")]
 
 
-def _on_the_hub(name: str, task: Sentences, split: str, test: Test | None) -> Iterator[_Row]:
+def _on_the_hub(name: str, task: Sentences, split: str, test: Submitted | None) -> Iterator[_Row]:
     """The hub's rows under the official headings."""
     config, kind, rest = task.name, *split.partition("_")[::2]
     if test and test.path:

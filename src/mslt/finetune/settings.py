@@ -21,6 +21,8 @@ class FinetuneConfig:
         epochs: over the training set (default: the task's; 3 for GLUE, 10 for STS-B and RTE).
         batch_size: examples of a step (default: the task's; 32 for GLUE).
         max_length: tokens of an example (default: the task's; 128 for GLUE).
+        stride: of SQuAD: tokens that a window of a long text begins after the one before
+            (default: 128).
         max_train: use only the first so many examples of a training set.
         threshold: of SQuAD 2.0: the difference of logits from which on no answer is said
             (default: the one with the best F1 on dev).
@@ -40,6 +42,7 @@ class FinetuneConfig:
     epochs: int | None = None
     batch_size: int | None = None
     max_length: int | None = None
+    stride: int | None = None
     max_train: int | None = None
     threshold: float | None = None
     bad_rows: Literal["refuse", "skip"] = "refuse"
@@ -58,12 +61,14 @@ class FinetuneConfig:
         for lr in self.lrs or []:
             if not 0 < lr < inf:
                 raise ValueError(f"lrs must be above 0, not {lr}")
-        for key in ("seeds", "epochs", "batch_size", "max_train", "workers"):
+        for key in ("seeds", "epochs", "batch_size", "stride", "max_train", "workers"):
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise ValueError(f"{key} must be 1 or more, not {value}")
         if self.max_length is not None and self.max_length < 8:
             raise ValueError(f"max_length must be 8 or more, not {self.max_length}")
+        if self.stride is not None and not any(name.startswith("squad") for name in self.tasks):
+            raise ValueError("stride has no effect without a task of SQuAD")
         if self.threshold is not None and "squad2.0" not in self.tasks:
             raise ValueError("threshold has no effect without the task squad2.0")
 

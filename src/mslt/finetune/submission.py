@@ -7,7 +7,7 @@ from math import isfinite
 from pathlib import Path
 
 from mslt.files import naming
-from mslt.finetune.tasks import GLUE, Sentences, Test
+from mslt.finetune.tasks import GLUE, Sentences, Submitted
 from mslt.foreign import printable
 
 HEADING = "index\tprediction"
@@ -39,7 +39,7 @@ def to_file(task: Sentences, answers: Sequence[float]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def fill(task: Sentences, test: Test) -> str:
+def fill(task: Sentences, test: Submitted) -> str:
     """A file for a task without a model: the first label, or the middle, throughout."""
     return to_file(task, [0.0 if task.labels else (FEWEST + HIGHEST) / 2] * test.rows)
 
@@ -98,7 +98,7 @@ def _checked(path: Path, archive: zipfile.ZipFile) -> Checked:
     return Checked(tuple(found), tuple(file for file in SUBMITTED if file not in found))
 
 
-def _check_file(where: str, content: bytes, task: Sentences, test: Test) -> None:
+def _check_file(where: str, content: bytes, task: Sentences, test: Submitted) -> None:
     try:
         lines = content.decode("utf-8").splitlines()
     except UnicodeDecodeError:

@@ -59,12 +59,12 @@ class Sentences(Task):
     label: str
     labels: tuple[str, ...]
     dev: tuple[str, ...] = ("dev",)
-    test: tuple["Test", ...]
+    test: tuple["Submitted", ...]
     headings: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
-class Test:
+class Submitted:
     """A file of a submission.
 
     Args:
@@ -119,9 +119,9 @@ _TABLE: tuple[Task, ...] = (
         metrics=("accuracy",),
         dev=("dev_matched", "dev_mismatched"),
         test=(
-            Test("MNLI-m", 9796, "test_matched"),
-            Test("MNLI-mm", 9847, "test_mismatched"),
-            Test("AX", 1104, "ax", "diagnostic/diagnostic.tsv"),
+            Submitted("MNLI-m", 9796, "test_matched"),
+            Submitted("MNLI-mm", 9847, "test_mismatched"),
+            Submitted("AX", 1104, "ax", "diagnostic/diagnostic.tsv"),
         ),
     ),
     Sentences(
@@ -132,7 +132,7 @@ _TABLE: tuple[Task, ...] = (
         label="is_duplicate",
         labels=_BINARY,
         metrics=("f1", "accuracy"),
-        test=(Test("QQP", 390_965),),
+        test=(Submitted("QQP", 390_965),),
     ),
     Sentences(
         name="qnli",
@@ -142,7 +142,7 @@ _TABLE: tuple[Task, ...] = (
         label="label",
         labels=_ENTAILS,
         metrics=("accuracy",),
-        test=(Test("QNLI", 5463),),
+        test=(Submitted("QNLI", 5463),),
     ),
     Sentences(
         name="sst2",
@@ -152,7 +152,7 @@ _TABLE: tuple[Task, ...] = (
         label="label",
         labels=_BINARY,
         metrics=("accuracy",),
-        test=(Test("SST-2", 1821),),
+        test=(Submitted("SST-2", 1821),),
     ),
     Sentences(
         name="cola",
@@ -162,7 +162,7 @@ _TABLE: tuple[Task, ...] = (
         label="label",
         labels=_BINARY,
         metrics=("matthews",),
-        test=(Test("CoLA", 1063),),
+        test=(Submitted("CoLA", 1063),),
         headings=("source", "label", "mark", "sentence"),
     ),
     Sentences(
@@ -173,7 +173,7 @@ _TABLE: tuple[Task, ...] = (
         label="score",
         labels=(),
         metrics=("spearman", "pearson"),
-        test=(Test("STS-B", 1379),),
+        test=(Submitted("STS-B", 1379),),
         epochs=10,
     ),
     Sentences(
@@ -184,7 +184,7 @@ _TABLE: tuple[Task, ...] = (
         label="Quality",
         labels=_BINARY,
         metrics=("f1", "accuracy"),
-        test=(Test("MRPC", 1725),),
+        test=(Submitted("MRPC", 1725),),
     ),
     Sentences(
         name="rte",
@@ -194,7 +194,7 @@ _TABLE: tuple[Task, ...] = (
         label="label",
         labels=_ENTAILS,
         metrics=("accuracy",),
-        test=(Test("RTE", 3000),),
+        test=(Submitted("RTE", 3000),),
         epochs=10,
     ),
     Sentences(
@@ -205,7 +205,7 @@ _TABLE: tuple[Task, ...] = (
         label="label",
         labels=_BINARY,
         metrics=("accuracy",),
-        test=(Test("WNLI", 146),),
+        test=(Submitted("WNLI", 146),),
     ),
     Questions(
         name="squad1.1",

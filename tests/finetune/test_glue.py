@@ -1,0 +1,124 @@
+"""GLUE's official files are read as they are, and damaged rows are named."""
+
+from pathlib import Path
+
+import pytest
+
+from mslt.finetune import glue
+from mslt.finetune.tasks import GLUE, Sentences, Submitted
+
+
+def put(folder: Path, path: str, text: str | bytes) -> None:
+    file = folder / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+
+
+# One row of each file by its official columns.
+OFFICIAL = {
+    "cola": ("CoLA/train.tsv", "gj04\t0\t*\tThey drank the pub.\n", ("They drank the pub.",), 0),
+    "sst2": ("SST-2/train.tsv", "sentence\tlabel\na joy \t1\n", ("a joy",), 1),
+    "mrpc": (
+        "MRPC/train.tsv",
+        '\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\n1\t7\t8\tHe said " no\tHe refused\n',
+        ('He said " no', "He refused"),
+        1,
+    ),
+    "stsb": (
+        "STS-B/train.tsv",
+        "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2\tscore\n"
+        "0\tmain\tMSR\t2012\t1\tnone\tnone\tA plane.\tAn air plane.\t4.750\n",
+        ("A plane.", "An air plane."),
+        4.75,
+    ),
+    "qqp": (
+        "QQP/train.tsv",
+        "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n5\t1\t2\tWhy?\tHow?\t0\n",
+        ("Why?", "How?"),
+        0,
+    ),
+    "mnli": (
+        "MNLI/train.tsv",
+        "index\tpromptID\tpairID\tgenre\tsentence1_binary_parse\tsentence2_binary_parse\t"
+        "sentence1_parse\tsentence2_parse\tsentence1\tsentence2\tlabel1\tgold_label\n"
+        "0\t1\t1n\tfiction\t(\t(\t(\t(\tIt rains.\tIt pours.\tneutral\tneutral\n",
+        ("It rains.", "It pours."),
+        2,
+    ),
+    "qnli": (
+        "QNLI/train.tsv",
+        "index\tquestion\tsentence\tlabel\n0\tWho?\tHe did.\tentailment\n",
+        ("Who?", "He did."),
+        0,
+    ),
+    "rte": (
+        "RTE/train.tsv",
+        "index\tsentence1\tsentence2\tlabel\n0\tA.\tB.\tnot_entailment\n",
+        ("A.", "B."),
+        1,
+    ),
+    "wnli": (
+        "WNLI/train.tsv",
+        "index\tsentence1\tsentence2\tlabel\n0\tA.\tB.\t1\n",
+        ("A.", "B."),
+        1,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OFFICIAL)
+def test_a_row_is_read_by_its_official_columns(name: str, tmp_path: Path) -> None:
+    path, content, texts, label = OFFICIAL[name]
+    put(tmp_path, path, content)
+    (example,) = glue.read(tmp_path, GLUE[name], "train")
+    assert example.text == texts
+    assert example.label == label
+
+
+def test_every_task_has_an_official_row_here() -> None:
+    assert set(OFFICIAL) == set(GLUE)
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ("1\tonly two\n", r"RTE/train\.tsv:3: the row has 2 columns, not the 4"),
+        ("1\tA.\tB.\tmaybe\n", r"train\.tsv:3: label is 'maybe', not entailment or not_entail"),
+        ("1\t\t\tentailment\n", r"train\.tsv:3: the row has no text"),
+        (b"1\tA\xff\tB.\tentailment\n", r"train\.tsv:3: the row is not UTF-8"),
+    ],
+)
+def test_a_damaged_row_is_refused_by_file_and_line(
+    row: str | bytes, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = OFFICIAL["rte"][1].encode()
+    put(tmp_path, "RTE/train.tsv", good + (row if isinstance(row, bytes) else row.encode()))
+    with pytest.raises(ValueError, match=f"{says}.*--bad_rows skip"):
+        glue.read(tmp_path, GLUE["rte"], "train")
+    assert len(glue.read(tmp_path, GLUE["rte"], "train", skip=True)) == 1
+    assert "1 damaged rows were passed over" in capsys.readouterr().out
+
+
+def test_a_number_that_is_none_is_refused(tmp_path: Path) -> None:
+    path, content, _, _ = OFFICIAL["stsb"]
+    put(tmp_path, path, content.replace("4.750", "nan"))
+    with pytest.raises(ValueError, match=r"train\.tsv:2: score is 'nan', not a number"):
+        glue.read(tmp_path, GLUE["stsb"], "train")
+
+
+def test_a_file_that_is_not_there_or_lacks_a_column_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"QQP/dev\.tsv does not exist: --glue_dir"):
+        glue.read(tmp_path, GLUE["qqp"], "dev")
+    put(tmp_path, "QQP/dev.tsv", "id\tquestion1\tis_duplicate\n")
+    with pytest.raises(ValueError, match=r"dev\.tsv:1: there is no column 'question2'"):
+        glue.read(tmp_path, GLUE["qqp"], "dev")
+
+
+def test_a_test_set_of_another_size_than_the_official_one_is_refused(tmp_path: Path) -> None:
+    put(tmp_path, "WNLI/test.tsv", "index\tsentence1\tsentence2\n0\tA.\tB.\n")
+    task = GLUE["wnli"]
+    assert isinstance(task, Sentences)
+    with pytest.raises(ValueError, match="has 1 rows where the official one has 146"):
+        glue.read_test(tmp_path, task, task.test[0])
+    (found,) = glue.read_test(tmp_path, task, Submitted("WNLI", 1))
+    assert (found.label, found.index) == (None, "0")
