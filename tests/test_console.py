@@ -67,6 +67,11 @@ def test_the_beginning_tells_model_stages_learning_rate_and_forecast(
     ]
 
 
+def test_a_run_that_goes_on_says_from_where(capsys: pytest.CaptureFixture[str]) -> None:
+    begun(step=450)
+    assert "  goes on after step 450" in capsys.readouterr().out.splitlines()
+
+
 def test_plain_lines_come_every_ten_seconds_and_at_a_stages_end(
     clock: SimpleNamespace, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -124,8 +129,8 @@ def test_a_terminal_gets_a_view_and_lines_above_it(
             console.train(start + 10, logged(0.6 * (start + 10)))
             console.say(f"after {start + 10}")
     lines = shown(out.getvalue())
-    assert lines[:7] == [*lines[:5], "after 110", "after 410"]
-    assert [re.sub("[━─┼]+", "=", line) for line in lines[7:]] == [
+    assert lines[:8] == [*lines[:6], "after 110", "after 410"]
+    assert [re.sub("[━─┼]+", "=", line) for line in lines[8:]] == [
         "stage 2 of 3  =    2 %     10/400   6 min left",
         "the whole     =   41 %  410/1,000  11 min left",
         "loss 2.346 · 12,346 tokens/s · 412 MB · 4 layers, the top 2 learn, length 32",

@@ -13,6 +13,7 @@ import torch
 from tiny_run import TINY, final_weights, losses
 
 from mslt.launch import pretrain
+from mslt.launcher import passes_signals_on
 from mslt.run import Run
 from mslt.signals import Signals
 
@@ -92,6 +93,18 @@ with Signals() as signals:
 """
     status = subprocess.run([sys.executable, "-c", code], check=False).returncode
     assert -status == getattr(signal, second)
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_torchruns_echo_of_a_signal_is_no_second_one(
+    monkeypatch: pytest.MonkeyPatch, processes: str
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", processes)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a-launch")
+    with Signals(launched=passes_signals_on()) as signals:
+        for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+        assert signals.asked() == signal.SIGINT
 
 
 def test_the_handlers_that_were_there_are_put_back() -> None:

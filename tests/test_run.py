@@ -151,6 +151,17 @@ def test_the_best_checkpoint_is_one_that_can_be_read(tmp_path: Path) -> None:
     assert best_checkpoint(run.path) == run.checkpoints()[1]
 
 
+def test_a_run_that_went_back_to_its_beginning_saves_again_what_it_set_aside(
+    tmp_path: Path,
+) -> None:
+    run = new_run(tmp_path / "run")
+    run.save(state(100))
+    assert run.back_to(99) is None
+    run.save(state(100))
+    run.wait()
+    assert names(run) == [100]
+
+
 def test_nothing_is_dropped_before_the_new_checkpoint_verifies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

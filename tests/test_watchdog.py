@@ -69,7 +69,7 @@ def test_one_that_gives_no_sign_is_named_by_the_first_that_lives(dogs):
         look(dogs, 110.0, 0, 1, 2)
         look(dogs, 150.0, 1, 2)
         said = look(dogs, 175.0, 1, 2)
-    text = f"nothing has moved for 65 s: {name(dogs[0])} gives no sign any more, since saving"
+    text = f"nothing has moved for 65 s: {name(dogs[0])} gives no sign any more, the last in saving"
     assert said == [None, f"{text} of step 7", None]
 
 

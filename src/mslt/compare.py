@@ -21,7 +21,7 @@ from mslt.data.store import TokenStore
 from mslt.files import appearing, locked, refuse_standing
 from mslt.job import Job, store_hash
 from mslt.launch import save, verify_store
-from mslt.launcher import first_here_speaks, launched
+from mslt.launcher import first_here_speaks, passes_signals_on
 from mslt.replicas import hand_out
 from mslt.resume import reopen
 from mslt.run import Run, to_json, write_text
@@ -254,7 +254,7 @@ def train_seed(
     """
     poll, lost = Poll(world), comparison.lost
     with ExitStack() as opened:
-        signals = opened.enter_context(Signals(launched=launched()))
+        signals = opened.enter_context(Signals(launched=passes_signals_on()))
         loops: dict[str, Loop] = {}
         for name in unfinished(out, comparison, world, seed):
             path = layout.compared_run(out, name, seed)

@@ -80,6 +80,8 @@ class Console:
             self.say(f"  begins with the {start['depth']} layers of {start['name']}")
         for i, stage in enumerate(self.plan.stages):
             self.say(f"  stage {i + 1}: {describe(stage)}, {stage.steps:,} steps")
+        if 0 < (step := self._status.step) < self.plan.steps:
+            self.say(f"  goes on after step {step:,}")
         schedule = config.schedule
         span = self.plan.stages[0].steps if schedule.per_stage else self.plan.steps
         each = " in each stage" if schedule.per_stage else ""

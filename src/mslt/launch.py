@@ -13,7 +13,7 @@ from mslt.data.tokenizer import refuse_other
 from mslt.forecast import Forecast
 from mslt.guard import Diverged
 from mslt.job import Job
-from mslt.launcher import first_here_speaks, identity, launched, local_rank
+from mslt.launcher import first_here_speaks, identity, local_rank, passes_signals_on
 from mslt.layout import FACTS, read_facts, read_start
 from mslt.pretrain import Done, refuse_broken_weights, train
 from mslt.replicas import hand_out
@@ -129,7 +129,7 @@ def follow(job: Job, state: State, run: Run) -> int:
     poll = Poll(world)
     with (
         Console(job.plan, job.config.batch_size, state.step, quiet=quiet) as console,
-        Signals(launched=launched()) as signals,
+        Signals(launched=passes_signals_on()) as signals,
         _settling(run, world),
     ):
         if world.main:

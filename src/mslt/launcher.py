@@ -15,6 +15,14 @@ def launched() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
+def passes_signals_on() -> bool:
+    """Whether a launcher stands above this process and gives it again what it gets too.
+
+    torchrun does so for a single process as well: Ctrl-C then comes three times.
+    """
+    return launched() or "TORCHELASTIC_RUN_ID" in os.environ
+
+
 def local_rank() -> int:
     """This process among those of the machine, counted from 0."""
     return int(os.environ.get("LOCAL_RANK", os.environ.get("RANK", "0")))

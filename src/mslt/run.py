@@ -306,6 +306,7 @@ class Run:
         Raises:
             ValueError: a checkpoint that verifies does not fit the config.
         """
+        self._saved = None  # where none is found, what was saved last stands no more
         for path in reversed(self.checkpoints()):
             try:
                 state = load_state(path, model or self.config.model)

@@ -141,7 +141,7 @@ class Watchdog:
             name = f"process {rank} on {note['host']}"
             step = "" if note["step"] is None else f" of step {note['step']:,}"
             if not self._alive(seen, now):
-                about.append(f"{name} gives no sign any more, since {note['phase']}{step}")
+                about.append(f"{name} gives no sign any more, the last in {note['phase']}{step}")
             elif note["phase"] != WAITING:
                 about.append(f"{name} is in {note['phase']}{step}")
         if not about:
