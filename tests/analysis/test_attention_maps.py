@@ -55,6 +55,12 @@ def test_layers_that_a_model_has_not_stay_empty() -> None:
     assert len([axes for axes in figure.axes if axes.images]) == 3 + 3 + 2
 
 
+def test_long_names_are_broken_to_fit_beside_a_panel() -> None:
+    figure = rows(maps("run/4-depth-4", 4), [maps("compared/runs/my-stacking-seed0/1-depth-2", 2)])
+    labels = [axes.get_ylabel() for axes in figure.axes if axes.images and axes.get_ylabel()]
+    assert labels[1:] == ["run/4-depth-4\nbottom half", "my-stacking-seed0/\n1-depth-2"]
+
+
 def test_figure_2_has_the_same_head_of_every_layer() -> None:
     found = panels(same_heads(maps("model", 4), [0, 2]))
     assert found == {

@@ -25,6 +25,7 @@ from mslt.files import naming
 SHADES = "Blues"  # one hue: what tells panels apart is lightness alone
 _WIDE = 6  # panels beside each other
 _LONGEST = 48  # tokens that are written at a map's sides
+_BESIDE = 18  # letters of a name beside a panel
 _EDGE = "0.6"
 
 
@@ -142,9 +143,9 @@ def rows(final: Maps, others: Sequence[Maps], seed: int = 0) -> Figure:
     half = max(1, final.layers // 2)
     heads = random_heads(half, final.heads, seed)
     lines = [
-        (f"{final.name}\ntop half", final, final.layers - half),
-        (f"{final.name}\nbottom half", final, 0),
-        *((maps.name, maps, 0) for maps in others),
+        (f"{_narrow(final.name)}\ntop half", final, final.layers - half),
+        (f"{_narrow(final.name)}\nbottom half", final, 0),
+        *((_narrow(maps.name), maps, 0) for maps in others),
     ][0 if final.layers > 1 else 1 :]
     figure, panels = _panels(len(lines), half, wide=False)
     image = None
@@ -199,6 +200,14 @@ def single(models: Sequence[Maps], layer: int, head: int) -> Figure:
     return figure
 
 
+def _narrow(name: str) -> str:
+    """A name in lines that fit beside a panel; of a long part its end."""
+    if len(name) <= _BESIDE:
+        return name
+    parts = name.replace("/", "/\n").split("\n")[-2:]
+    return "\n".join(p if len(p) <= _BESIDE else f"…{p[1 - _BESIDE :]}" for p in parts)
+
+
 def _panels(rows: int, columns: int, wide: bool = True) -> tuple[Figure, list[list[Axes]]]:
     """Square panels without ticks."""
     side = 1.35 if columns <= 2 * _WIDE else 0.9
@@ -224,7 +233,8 @@ def _draw(axes: Axes, weights: Tensor) -> AxesImage:
 def _scale(figure: Figure, image: AxesImage | None, panels: Sequence[Any]) -> None:
     assert image is not None
     flat = [axes for line in panels for axes in (line if isinstance(line, list) else [line])]
-    bar = figure.colorbar(image, ax=flat, shrink=0.6, aspect=30, pad=0.015)
+    part = min(0.6, 4 / figure.get_figheight())  # four inches at most
+    bar = figure.colorbar(image, ax=flat, shrink=part, aspect=30, pad=0.015)
     bar.set_ticks([0, 0.01, 0.1, 0.3, 0.6, 1])
     bar.ax.tick_params(labelsize=7)
     bar.set_label("attention weight", fontsize=8)
