@@ -140,6 +140,7 @@ class Setting:
             "precision": self.job.precision,
             "compile": self.job.settings(0).compile,
             "blocks": self.blocks,
+            "clock": _clocks[-1].__name__,
             **machine(),
         }
 
@@ -154,6 +155,11 @@ def options(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--batch", type=int, help="sequences per step instead of the shape's")
     parser.add_argument("--length", type=int, help="tokens per sequence instead of the shape's")
     parser.add_argument("--blocks", type=int, default=5, help="blocks per variant (default 5)")
+    parser.add_argument(
+        "--busy",
+        action="store_true",
+        help="for a machine with other work: one thread, by the processor's time, not the clock's",
+    )
     parser.add_argument("--store", type=Path, help="a prepared corpus instead of a made-up one")
     return parser
 
@@ -173,6 +179,8 @@ def setting(
         ValueError: a device that is not there, a store that is none, or a plan that does not fit.
     """
     shape, gpu = SHAPES[given.shape], given.device.startswith("cuda")
+    if given.busy:
+        by_processor(given.device)
     made_up = given.store is None
     config = {
         "steps": STEPS,
@@ -281,12 +289,31 @@ def _rivalries(variants: Sequence[Variant]) -> list[tuple[Variant, list[Variant]
 
 
 def _timed(step: Callable[[int], object], numbers: range, device: str) -> float:
-    synchronize(device)
-    start = time.perf_counter()
+    start = now(device)
     for number in numbers:
         step(number)
+    return now(device) - start
+
+
+_clocks = [time.perf_counter]  # the last one counts
+
+
+def by_processor(device: str) -> None:
+    """From now on, one thread computes, and the time that it has a processor for is what is told.
+
+    Raises:
+        ValueError: a GPU, whose work no processor's time shows.
+    """
+    if device != "cpu":
+        raise ValueError("--busy tells the processor's time, which a GPU's work does not take")
+    torch.set_num_threads(1)
+    _clocks.append(time.process_time)
+
+
+def now(device: str) -> float:
+    """Seconds, once the device has done what it was told."""
     synchronize(device)
-    return time.perf_counter() - start
+    return _clocks[-1]()
 
 
 def synchronize(device: str) -> None:

@@ -154,6 +154,7 @@ class Parity:
             reference's (or to a thousandth of the largest, if that is more); the worst tensor's.
         worst: its name.
         tolerance: the most that either may be.
+        allowed: the most that the worst tensor's may be, where that is more.
         loss_alone: the gradients are told, but may differ more.
     """
 
@@ -162,22 +163,27 @@ class Parity:
     worst: str
     tolerance: float
     loss_alone: bool = False
+    allowed: float = 0.0
 
     @property
     def holds(self) -> bool:
         """Whether ratios may be printed. False where a number is not finite."""
-        judged = [self.loss] if self.loss_alone else [self.loss, self.gradient]
-        return all(difference <= self.tolerance for difference in judged)
+        most = max(self.tolerance, self.allowed)
+        return self.loss <= self.tolerance and (self.loss_alone or self.gradient <= most)
 
     def __str__(self) -> str:
         of = "; tolerance of the loss" if self.loss_alone else "; tolerance"
         return (
             f"loss differs by {self.loss:.1e}, gradients by at most {self.gradient:.1e} "
             f"({self.worst}){of} {self.tolerance:.0e}"
+            + (f", there {self.allowed:.0e}" if self.allowed > self.tolerance else "")
         )
 
 
 TOLERANCE = {"fp32": 1e-3, "bf16": 5e-2}
+# Where the terms of a gradient cancel out, as the pair head's may, bf16 leaves little of it: then
+# ours may be so many times as far off as theirs under autocast, which keeps more in fp32.
+AS_THEIRS = 3.0
 FAST_TOLERANCE = 1e-2  # of the loss, where forward-only layers compute in fewer bits
 
 
@@ -186,16 +192,18 @@ def parity(setting: Setting, way: Way) -> Parity:
 
     Dropout is off, since no two implementations draw the same one. The weights are random in every
     tensor, biases and LayerNorms included, so that none can stand for another. The reference runs
-    the whole model forward and backward in fp32, all rows and all logits, whatever the stage.
+    the whole model forward and backward in fp32, all rows and all logits, whatever the stage. In
+    bf16 it runs under autocast too, to see what bf16 leaves of each gradient.
     """
     job = replace(setting.job, config=replace(setting.job.config, optimizer=BARE))
     batch = setting.batch(0)
     model = Encoder(without_dropout(setting.model), way.stage.depth)
     stir(model)
-    reference = HuggingFace(model, BARE, setting.device)
-    expected_loss = reference.backward(batch).item()
-    expected = {n: p.grad for n, p in reference.model.named_parameters() if p.grad is not None}
-    del reference
+    expected_loss, expected = plain_gradients(model, batch, setting.device)
+    fast = way.mode not in ("", "exact")
+    rounded = None
+    if job.precision == "bf16" and not fast:
+        rounded = plain_gradients(model, batch, setting.device, bf16=True)[1]
     built = Built(replace(setting, job=job), way, model.to(setting.device))
     if way.mode == CACHED:
         built.trainer.step(0, batch, lr=0.0)  # so that the next one reads
@@ -203,29 +211,42 @@ def parity(setting: Setting, way: Way) -> Parity:
     moments = built.trainer.moments()
     found = to_hf({name: moment.mean for name, moment in moments.items()}, model.config)
     loss = float(metrics["mlm_loss"] + metrics["pair_loss"])
-    gradient, worst = furthest(found, expected)
-    fast = way.mode not in ("", "exact")
+    least = TOLERANCE[job.precision]
+    off, rounding = differences(found, expected), {}
+    if rounded:
+        rounding = differences({name: rounded[name] for name in off}, expected)
+    allowed = {name: max(least, AS_THEIRS * rounding.get(name, 0.0)) for name in off}
+    worst = max(off, key=lambda name: off[name] / allowed[name] if allowed[name] else off[name])
     return Parity(
         loss=abs(loss - expected_loss) / expected_loss,
-        gradient=gradient,
+        gradient=off[worst],
         worst=worst,
-        tolerance=FAST_TOLERANCE if fast else TOLERANCE[job.precision],
+        tolerance=FAST_TOLERANCE if fast else least,
         loss_alone=fast,
+        allowed=allowed[worst],
     )
 
 
-def furthest(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> tuple[float, str]:
-    """The gradient that differs most, as `Parity` measures it, and its name."""
+def plain_gradients(
+    model: Encoder, batch: Batch, device: str, *, bf16: bool = False
+) -> tuple[float, dict[str, Tensor]]:
+    """Loss of the reference on a batch, and the gradients of all that has one, by name."""
+    reference = HuggingFace(model, BARE, device, bf16=bf16)
+    loss = reference.backward(batch).item()
+    named = reference.model.named_parameters()
+    return loss, {name: p.grad for name, p in named if p.grad is not None}
+
+
+def differences(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, float]:
+    """How much each gradient differs, as `Parity` measures it, by name."""
     # The true gradient of a key's bias is zero, so what is there is rounding alone.
     names = [name for name in found if not name.endswith("key.bias")]
     floor = 1e-3 * max(expected[name].norm().item() for name in names)
-    errors = {
+    return {
         name: (found[name] - expected[name]).norm().item()
         / max(expected[name].norm().item(), floor)
         for name in names
     }
-    worst = max(errors, key=lambda name: errors[name])
-    return errors[worst], worst
 
 
 def without_dropout(model: ModelConfig) -> ModelConfig:

@@ -2,11 +2,10 @@
 
 import statistics
 import tempfile
-import time
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
-from common import LR, Setting, synchronize
+from common import LR, Setting, now
 
 from mslt.growth import freeze
 from mslt.model import Encoder
@@ -119,8 +118,7 @@ class Steps:
         return phases.seconds
 
     def _now(self) -> float:
-        synchronize(self.setting.device)
-        return time.perf_counter()
+        return now(self.setting.device)
 
     @property
     def first_visit(self) -> float:
