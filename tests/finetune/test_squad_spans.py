@@ -1,6 +1,7 @@
 """Questions as windows, spans as answers, and a model that is fine-tuned on made-up questions."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from theirs import our_model, shape, some_inputs, their_model
 from tokenizers import Tokenizer
 from transformers import AutoModelForQuestionAnswering
 
+from mslt.cli import main
 from mslt.config import ModelConfig
 from mslt.data.tokenizer import build, save
 from mslt.finetune.loop import How, fine_tune
@@ -160,6 +162,31 @@ def test_a_model_learns_made_up_questions(tmp_path: Path, tokenizer: Tokenizer, 
     again = evaluate_file(read_set(tmp_path, task, "dev"), tmp_path / "predictions.json")
     counts = {"questions": 40, "unanswered": 0}
     assert again == {k: v for k, v in scores.items() if k != "threshold"} | counts
+
+
+def test_a_grid_leaves_the_official_files_and_models_for_transformers(tmp_path: Path) -> None:
+    data, out, tokenizer = tmp_path / "squad", tmp_path / "out", tmp_path / "bert"
+    data.mkdir()
+    for task in TASKS.values():
+        made_up(data, task.train, 30, 0, task.unanswerable)
+        made_up(data, task.dev, 20, 1, task.unanswerable)
+    config = replace(shape(layers=1), max_position_embeddings=128)
+    their_model(config).save_pretrained(tokenizer)
+    save(build({piece: i for i, piece in enumerate(PIECES)}, lowercase=True), tokenizer)
+    line = ["finetune", str(tokenizer), "--out", str(out), "--squad_dir", str(data)]
+    how = ["--tasks", "squad1.1,squad2.0", "--seeds", "1", "--epochs", "1", "--max_train", "24"]
+    assert main([*line, *how]) == 2  # 384 tokens are more than 128 positions
+    assert main([*line, *how, "--max_length", "128", "--stride", "50", "--device", "cpu"]) == 0
+    scores = json.loads((out / "scores.json").read_text())
+    assert set(scores) == {"SQuAD1.1 F1", "SQuAD1.1 EM", "SQuAD2.0 F1", "SQuAD2.0 EM"}
+    for task in TASKS.values():
+        cell = out / "cells" / f"{task.name}-lr{task.lrs[0]:g}-seed0"
+        files = {path.name for path in cell.glob("*.json")} - {"result.json"}
+        of_2 = {"na_prob.json"} if task.unanswerable else set()
+        assert files == {"predictions.json", "nbest_predictions.json"} | of_2
+        again = evaluate_file(read_set(data, task, "dev"), cell / "predictions.json")
+        assert again["f1"] == pytest.approx(scores[f"{task.title} F1"])
+        AutoModelForQuestionAnswering.from_pretrained(out / task.name)
 
 
 def test_a_task_is_known_by_the_content_of_its_files(tmp_path: Path) -> None:

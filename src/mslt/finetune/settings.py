@@ -22,9 +22,9 @@ class FinetuneConfig:
         batch_size: examples of a step (default: the task's; 32 for GLUE).
         max_length: tokens of an example (default: the task's; 128 for GLUE).
         stride: of SQuAD: tokens that a window of a long text begins after the one before
-            (default: 128).
+            (default: 128; with --max_length a third of that).
         max_train: use only the first so many examples of a training set.
-        threshold: of SQuAD 2.0: the difference of logits from which on no answer is said
+        threshold: of SQuAD 2.0: the probability of no answer, from 0 to 1, above which none is said
             (default: the one with the best F1 on dev).
         bad_rows: what a damaged row of a training or dev set does: refuse stops, skip counts.
         random_weights: begin with random weights in the model's shape, to compare with.
@@ -71,6 +71,8 @@ class FinetuneConfig:
             raise ValueError("stride has no effect without a task of SQuAD")
         if self.threshold is not None and "squad2.0" not in self.tasks:
             raise ValueError("threshold has no effect without the task squad2.0")
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise ValueError(f"threshold must be from 0 to 1, not {self.threshold}")
 
     def cells(self) -> list["Cell"]:
         """Every training of the grid: all seeds of a task's rate one after the other."""
