@@ -99,6 +99,17 @@ def test_a_run_from_a_trained_model_resumes_bit_for_bit(
     assert all(torch.equal(t, expected[name]) for name, t in final_weights(run).items())
 
 
+def test_a_launch_that_was_killed_as_its_run_began_begins_it_again(
+    store: Path, foreign: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a-launch")
+    out = tmp_path / "run"
+    bring(foreign, out)
+    (out / "run.json").write_text('{"launch": "a-launch"}')  # and not yet config.yaml
+    assert pretrain(growing(), store, out) == 0
+    assert pretrain(growing(), store, out) == 0  # a restart of a run that is there goes on with it
+
+
 def test_a_trained_model_that_grows_at_once_is_the_fixed_lower_half(
     store: Path, foreign: Path, tmp_path: Path
 ) -> None:

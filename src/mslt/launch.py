@@ -14,7 +14,7 @@ from mslt.forecast import Forecast
 from mslt.guard import Diverged
 from mslt.job import Job
 from mslt.launcher import first_here_speaks, identity, local_rank, passes_signals_on
-from mslt.layout import FACTS, read_facts, read_start
+from mslt.layout import FACTS, awaits, read_facts, read_start
 from mslt.pretrain import Done, refuse_broken_weights, train
 from mslt.replicas import hand_out
 from mslt.resume import reopen
@@ -110,7 +110,7 @@ def _began_here(out: Path) -> bool:
         ValueError: the folder's facts are damaged.
     """
     here = identity()
-    if here is None or not (out / FACTS).exists():
+    if here is None or not (out / FACTS).exists() or awaits(out):
         return False
     return read_facts(out).get("launch") == here
 
