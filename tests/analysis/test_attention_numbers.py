@@ -9,6 +9,7 @@ from made_up_run import trained_model
 
 from mslt.analysis.attention import Sentences, observe
 from mslt.analysis.attention_numbers import (
+    Alone,
     jensen_shannon,
     linear_cka,
     looks_at,
@@ -16,7 +17,7 @@ from mslt.analysis.attention_numbers import (
     pairs_of,
     weight_change,
 )
-from mslt.analysis.attention_tables import _settled, to_csv, to_text, to_values
+from mslt.analysis.attention_tables import _layers, _settled, to_csv, to_text, to_values
 from mslt.model import Encoder
 
 CLS, SEP = 2, 3
@@ -114,7 +115,16 @@ def test_what_is_measured_of_a_model_and_itself_is_nothing() -> None:
     assert pair.weights_n == [0] * 4
     for alone in measured.alone:
         torch.testing.assert_close(alone.looks_SNHC.sum(-1), torch.ones(6, 4, 2))
-        assert alone.shares().sum(-1).tolist() == [1] * 4
+        assert torch.equal(alone.shares().sum(-1), torch.ones(6, 4).double())
+
+
+def test_a_head_counts_where_most_of_its_attention_goes_in_each_sequence() -> None:
+    # Two sequences, one layer, two heads.
+    looks = torch.tensor([[[[0.9, 0, 0, 0.1], [0, 0.6, 0.4, 0]]], [[[0.9, 0, 0.1, 0]] * 2]])
+    alone = Alone(looks, torch.zeros(2, 0, 2), torch.zeros(2, 1))
+    assert alone.shares()[:, 0].tolist() == [[0.5, 0.5, 0, 0], [1, 0, 0, 0]]
+    told = _layers(alone)[0]["share_of_heads"]["[CLS]"]
+    assert (told["mean"], told["over_sequences"]) == (0.75, pytest.approx(0.5**0.5 / 2, abs=1e-6))
 
 
 def test_layers_below_a_change_stay_and_padding_does_not_count() -> None:

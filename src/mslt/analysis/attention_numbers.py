@@ -138,9 +138,9 @@ class Alone:
     heads_SN: Tensor
 
     def shares(self) -> Tensor:
-        """Share of each layer's heads that look at each class most [N, C], over the sample."""
-        most_NH = self.looks_SNHC.mean(0).argmax(-1)
-        return nn.functional.one_hot(most_NH, len(CLASSES)).double().mean(1)
+        """Share of each layer's heads that look at each class most, by sequence [S, N, C]."""
+        most_SNH = self.looks_SNHC.argmax(-1)
+        return nn.functional.one_hot(most_SNH, len(CLASSES)).double().mean(2)
 
 
 @dataclass(frozen=True)

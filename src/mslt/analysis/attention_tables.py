@@ -97,12 +97,13 @@ def _spread(values_SH: "Tensor") -> Values:
 
 def _layers(alone: "Alone") -> list[Values]:
     rows = []
-    for i, share in enumerate(alone.shares()):
+    for i, share_SC in enumerate(alone.shares().unbind(1)):
         looks = alone.looks_SNHC[:, i].unbind(-1)
+        shares = [_spread(share_S[:, None]) for share_S in share_SC.unbind(-1)]
         rows.append(
             {
                 "layer": i + 1,
-                "share_of_heads": dict(zip(CLASSES, _rounded(share))),
+                "share_of_heads": dict(zip(CLASSES, shares)),
                 "attention": dict(zip(CLASSES, map(_spread, looks))),
                 "between_heads": _spread(alone.heads_SN[:, i, None]),
             }
@@ -217,11 +218,16 @@ def _cell(value: Any) -> str:
     return f"{value['mean']:.3f}" + ("" if spread is None else f" ±{spread:.3f}")
 
 
+def _percent(value: Values) -> str:
+    spread = value["over_sequences"]
+    return f"{value['mean']:.0%}" + (f" ±{100 * spread:.0f}" if spread else "")
+
+
 def _looks(model: Values, uniform: Values) -> str:
     """Where the heads of each layer look."""
     lines = [["layer", *CLASSES, *(f"to {name}" for name in CLASSES)]]
     for row in model["layers"]:
-        shares = [f"{row['share_of_heads'][name]:.0%}" for name in CLASSES]
+        shares = [_percent(row["share_of_heads"][name]) for name in CLASSES]
         lines.append([str(row["layer"]), *shares, *(_cell(row["attention"][c]) for c in CLASSES)])
     even = [f"{uniform[name]:.3f}" for name in CLASSES]
     lines.append(["a head that looks everywhere alike", *[ABSENT] * len(CLASSES), *even])

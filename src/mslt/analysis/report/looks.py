@@ -257,7 +257,7 @@ def _halves(models: dict[str, Alone], depth: int, over: str) -> Charts:
 def _places(last: Alone, till: str, over: str) -> Charts:
     """Where the last model's heads look."""
     parts = {name: last.looks_SNHC[..., i].mean(-1) for i, name in enumerate(CLASSES)}
-    shares = zip(CLASSES, last.shares().T.tolist())
+    shares = zip(CLASSES, last.shares().mean(0).T.tolist())
     says = "Neighbours are up to two tokens away, the token itself among them."
     return [
         {
@@ -269,7 +269,8 @@ def _places(last: Alone, till: str, over: str) -> Charts:
         {
             "title": "where heads look most",
             "unit": "share of heads",
-            "says": f"Heads of each layer by where most of their attention goes, at {till}.",
+            "says": f"Heads of each layer by where most of their attention goes, at {till}. "
+            "Mean over sequences.",
             "series": [{"name": name, "values": _short(share)} for name, share in shares],
         },
     ]
