@@ -33,7 +33,7 @@ class Diverged(ValueError):
     def __init__(self, reason: str, step: int, sound: int, more: str = "") -> None:
         super().__init__(
             f"{reason} at step {step}: training has diverged{more}. Lower schedule.lr or lengthen "
-            f"schedule.warmup_steps; the last checkpoint is from before"
+            f"schedule.warmup_steps; what was saved is from before"
         )
         self.reason, self.step, self.sound = reason, step, sound
 
