@@ -1,0 +1,178 @@
+"""Fine-tuning: our step against Hugging Face's Trainer, on the same model, data and protocol.
+
+    python benchmarks/finetune.py MODEL --glue_dir GLUE [--task mrpc] [--most 640] [--epochs 1]
+
+MODEL is anything that `mslt finetune` takes. Both begin with the same weights, new head included,
+and see the same examples in batches padded to their longest, of like length in both. Theirs is the
+faster of fp32 and bf16 autocast, as timed first. The two take turns, a seed in each block, so that
+the ratio is of medians over blocks; training alone is timed. Dev scores of all seeds stand beside
+it. The last line is one JSON object.
+"""
+
+import argparse
+import os
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from common import finish
+
+from mslt.analysis.formats import aligned
+from mslt.data.tokenizer import given
+from mslt.finetune import glue
+from mslt.finetune.examples import Encoded, encode
+from mslt.finetune.loop import How, answers, fine_tune, predict
+from mslt.finetune.metrics import judge
+from mslt.finetune.model import TaskModel, write
+from mslt.finetune.tasks import Sentences, find
+from mslt.pretrained import Pretrained, open_model
+from mslt.trainer import pick_device, pick_precision
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def ours(pretrained: Pretrained, task: Sentences, train: Encoded, dev: Encoded, how: How) -> Any:
+    """Seconds of training, and the dev scores."""
+    model = TaskModel(pretrained.model, len(task.labels) or 1, how.seed)
+    start = time.perf_counter()
+    fine_tune(model, train, how)
+    seconds = time.perf_counter() - start
+    said = answers(predict(model, dev, how.device))
+    return seconds, judge(task.metrics, dev.labels, said)
+
+
+def _rows(encoded: Encoded, task: Sentences) -> list[dict[str, Any]]:
+    kind = int if task.labels else float
+    return [
+        {"input_ids": ids.tolist(), "token_type_ids": segments.tolist(), "labels": kind(label)}
+        for ids, segments, label in zip(encoded.ids, encoded.segments, encoded.labels)
+    ]
+
+
+def theirs(
+    pretrained: Pretrained,
+    task: Sentences,
+    train: Encoded,
+    dev: Encoded,
+    how: How,
+) -> Any:
+    """The same by transformers."""
+    from transformers import (
+        AutoModelForSequenceClassification,
+        BertTokenizerFast,
+        DataCollatorWithPadding,
+        Trainer,
+        TrainingArguments,
+    )
+
+    with TemporaryDirectory() as place:
+        folder = Path(place)
+        begin = TaskModel(pretrained.model, len(task.labels) or 1, how.seed)
+        write(folder, begin, pretrained.tokenizer, task.labels)
+        model = AutoModelForSequenceClassification.from_pretrained(folder)
+        tokenizer = BertTokenizerFast.from_pretrained(folder)
+        arguments = TrainingArguments(
+            output_dir=place,
+            per_device_train_batch_size=how.batch_size,
+            per_device_eval_batch_size=64,
+            learning_rate=how.lr,
+            num_train_epochs=how.epochs,
+            weight_decay=0.01,
+            warmup_steps=0.1,
+            train_sampling_strategy="group_by_length",
+            use_cpu=how.device == "cpu",
+            bf16=how.precision == "bf16",
+            seed=how.seed,
+            save_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            logging_strategy="no",
+            dataloader_pin_memory=how.device != "cpu",
+        )
+        trainer = Trainer(
+            model,
+            arguments,
+            train_dataset=_rows(train, task),  # type: ignore[arg-type]
+            data_collator=DataCollatorWithPadding(tokenizer),
+        )
+        start = time.perf_counter()
+        trainer.train()
+        seconds = time.perf_counter() - start
+        logits = trainer.predict(_rows(dev, task)).predictions  # type: ignore[arg-type]
+    return seconds, judge(task.metrics, dev.labels, answers(list(np.asarray(logits))))
+
+
+def measure(given_: argparse.Namespace) -> None:
+    """Time both, block by block, and print the table and the JSON line."""
+    task = find(given_.task)
+    if not isinstance(task, Sentences):
+        raise ValueError("task: one of GLUE's")
+    pretrained = open_model(given_.model)
+    tokenizer = given(pretrained.tokenizer)
+    positions = pretrained.model.config.max_position_embeddings
+    length = min(given_.max_length, positions)
+    train = encode(glue.read(given_.glue_dir, task, "train")[: given_.most], tokenizer, length)
+    dev = encode(glue.read(given_.glue_dir, task, task.dev[0]), tokenizer, length)
+    device = pick_device(given_.device)
+    mine = pick_precision(given_.precision, device)
+    how = How(given_.lr, given_.epochs, task.batch_size, 0, mine, device)
+    rival = partial(theirs, pretrained, task, train, dev)
+    few = partial(theirs, pretrained, task, train=_first(train), dev=_first(dev))
+    times = {p: few(how=replace(how, epochs=1, precision=p))[0] for p in ("fp32", "bf16")}
+    best: Any = min(times, key=times.__getitem__)
+    found: dict[str, list[Any]] = {"mslt": [], "transformers": []}
+    for seed in range(given_.blocks):
+        now = replace(how, seed=seed)
+        found["mslt"].append(ours(pretrained, task, train, dev, now))
+        found["transformers"].append(rival(replace(now, precision=best)))
+    lines = [("", "precision", "s", "min", "max", f"{task.metrics[0]}, all seeds")]
+    for name, precision in (("mslt", mine), ("transformers", best)):
+        seconds = [s for s, _ in found[name]]
+        scores = ", ".join(f"{r[task.metrics[0]]:.1f}" for _, r in found[name])
+        figures = (f"{x:.2f}" for x in (median(seconds), min(seconds), max(seconds)))
+        lines.append((name, precision, *figures, scores))
+    print(aligned(lines))
+    medians = {name: median(s for s, _ in rows) for name, rows in found.items()}
+    scored = {name: [r[task.metrics[0]] for _, r in rows] for name, rows in found.items()}
+    finish(
+        {
+            "time_ratio": medians["mslt"] / medians["transformers"],
+            "seconds": medians,
+            "scores": scored,
+            "theirs": best,
+            "examples": len(train),
+            "threads": torch.get_num_threads(),
+        }
+    )
+
+
+def _first(encoded: Encoded, count: int = 96) -> Encoded:
+    return Encoded(
+        encoded.ids[:count], encoded.segments[:count], encoded.labels[:count], encoded.pad
+    )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Read the options and measure."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", type=Path, help="a run, a part of one or a Hugging Face folder")
+    parser.add_argument("--glue_dir", required=True, help="GLUE's folder")
+    parser.add_argument("--task", default="mrpc")
+    parser.add_argument("--most", type=int, default=640, help="examples to train on")
+    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--lr", type=float, default=3e-4)
+    parser.add_argument("--max_length", type=int, default=128)
+    parser.add_argument("--blocks", type=int, default=5)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--precision", default="auto")
+    measure(parser.parse_args(arguments))
+
+
+if __name__ == "__main__":
+    main()
