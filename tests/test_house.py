@@ -39,6 +39,7 @@ ROWS = (
     ("finetune",),
     ("budget",),
     ("demo", "compare"),
+    ("judged",),
     ("commands",),
     ("cli", "__main__"),
     ("reference",),
