@@ -172,3 +172,9 @@ def test_every_dependency_is_pinned():
     pinned = {line.partition("==")[0].lower().replace("_", "-") for line in lines}
     names = {dependency.partition(">")[0].lower().replace("_", "-") for dependency in wanted}
     assert names <= pinned
+
+
+def test_no_two_test_files_have_one_name():
+    """pytest would collect the first of them alone, and fail at the second."""
+    names = [path.name for path in (ROOT / "tests").rglob("*.py")]
+    assert len(set(names)) == len(names)
