@@ -220,7 +220,7 @@ def test_the_trust_ratio_is_1_where_the_weights_are_zero():
     train(zero, LAMB, range(1))
     train(adam, ADAMW, range(1))
     assert zero["a.weight"].detach().all()
-    assert torch.equal(zero["a.weight"], adam["a.weight"])
+    torch.testing.assert_close(zero["a.weight"], adam["a.weight"])  # another kernel
 
 
 def test_where_there_is_no_update_nothing_moves_and_nothing_is_nan():
@@ -238,7 +238,7 @@ def test_without_decay_biases_and_layer_norms_are_still_not_adapted(encoder):
     train(lamb, replace(LAMB, weight_decay=0.0), range(5))
     train(adamw, replace(ADAMW, weight_decay=0.0), range(5))
     for name in lamb:
-        assert decays(name) != torch.equal(lamb[name], adamw[name]), name
+        assert decays(name) != torch.allclose(lamb[name], adamw[name], **CLOSE), name
 
 
 # --- gradients ----------------------------------------------------------------------------------
