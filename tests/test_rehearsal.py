@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -92,4 +93,24 @@ def test_a_stage_that_does_not_fit_into_memory_is_named_before_the_run_begins(
     monkeypatch.setattr(Trainer, "step", full)
     with pytest.raises(ValueError, match=r"stage 4 .* does not fit into memory with a micro_batch"):
         pretrain(TINY, store, tmp_path / "run", rehearse=True)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
+def test_a_signal_in_a_rehearsal_leaves_nothing_behind_and_one_to_save_does_nothing(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    step, config = Trainer.step, replace(TINY, steps=10_000, tensorboard=False)
+
+    def signalled(self: Trainer, at: int, *rest: Any) -> dict[str, torch.Tensor]:
+        if at == 5:
+            os.kill(os.getpid(), number)
+        return step(self, at, *rest)
+
+    monkeypatch.setattr(Trainer, "step", signalled)
+    if number == signal.SIGUSR1:
+        assert pretrain(config, store, tmp_path / "run", rehearse=True) == 0
+    else:
+        with pytest.raises(SystemExit, match="143"):
+            pretrain(config, store, tmp_path / "run", rehearse=True)
     assert os.listdir(tmp_path) == []

@@ -19,7 +19,7 @@ from mslt.pretrain import Done, refuse_broken_weights, train
 from mslt.replicas import hand_out
 from mslt.resume import reopen
 from mslt.run import Run
-from mslt.signals import SAVE, Signals
+from mslt.signals import SAVE, Signals, preparing
 from mslt.trainer import pick_device
 from mslt.world import Poll, World, joined
 
@@ -59,7 +59,7 @@ def pretrain(
     """
     with first_here_speaks():
         device, store = pick_device(config.device), TokenStore.open(data)
-    with joined(device) as world:
+    with preparing(), joined(device) as world:
         with world.phases("verifying the store"):
             verify_store(store, world, whole=verify)
         if world.most(resume or (world.main and _began_here(out))):

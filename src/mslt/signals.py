@@ -3,6 +3,8 @@
 import os
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -60,3 +62,27 @@ class Signals:
         """
         save, self._save = self._save, False
         return self.stop or (SAVE if save else 0)
+
+
+@contextmanager
+def preparing() -> Iterator[None]:
+    """While there is nothing to save yet: SIGUSR1 does nothing, and SIGTERM leaves as Ctrl-C does.
+
+    So what was begun, a rehearsal's folder for one, is cleared up.
+
+    Raises:
+        SystemExit: with 143, at SIGTERM.
+    """
+
+    def leave(number: int, _: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    before = {
+        signal.SIGTERM: signal.signal(signal.SIGTERM, leave),
+        signal.SIGUSR1: signal.signal(signal.SIGUSR1, signal.SIG_IGN),
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
