@@ -183,6 +183,24 @@ def test_the_legend_of_many_plans_stays_inside_the_picture(
     assert box.y1 < figures[0].axes[0].get_window_extent().y0
 
 
+@pytest.mark.parametrize("last", [5.5, 5.001, 4.997])
+def test_losses_that_stay_at_or_above_the_token_frequencies_are_all_in_the_picture(
+    tmp_path: Path, figures: list[Figure], last: float
+) -> None:
+    for loss in ("heldout", "train"):
+        draw([curve("a", [8.0, 6.0, last])], tmp_path / "c.png", ["steps"], loss)
+        low, high = figures[-1].axes[0].get_ylim()
+        assert low < min(last, 5.0)
+        assert 8.0 < high < 8.5
+
+
+def test_losses_before_anything_is_known_do_not_flatten_what_is_learned_after(
+    tmp_path: Path, figures: list[Figure]
+) -> None:
+    draw([curve("a", [10.0, 6.0, 4.0])], tmp_path / "c.png", ["steps"])
+    assert 5.3 < figures[0].axes[0].get_ylim()[1] < 5.5  # the frequencies alone are at 5
+
+
 def test_what_cannot_be_drawn_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"must end in \.png"):
         draw([curve("a", [1.0])], tmp_path / "c.gif")

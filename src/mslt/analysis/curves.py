@@ -222,13 +222,19 @@ def style(index: int) -> tuple[str, object]:
 
 
 def _top(curves: Sequence[Curve], loss: Loss) -> float:
-    """Above what is drawn, but for what a model says before it knows how often tokens occur."""
-    measured = [point.loss for curve in curves for point in curve.heldout]
+    """Above what is drawn, but for what a model says before it knows how often tokens occur.
+
+    That is cut off where at least a tenth of the range is below the baseline: else it is the curve.
+    """
     if loss == "train":
         measured = [point.loss for curve in curves for point in smooth(curve.train)]
+    else:
+        measured = [point.loss for curve in curves for point in curve.heldout]
     baseline = curves[0].baseline
-    low, high = min([*measured, baseline]), max(measured)
-    return max(baseline, min(high, baseline + 0.35 * (baseline - low))) + 0.04 * (baseline - low)
+    low, high = min([*measured, baseline]), max([*measured, baseline])
+    below = baseline - low
+    top = min(high, baseline + 0.35 * below) if below > 0.1 * (high - low) else high
+    return top + 0.04 * (top - low)
 
 
 def _legend(figure: "Figure", axes: "Axes", groups: dict[str, list[Curve]], loss: Loss) -> None:
