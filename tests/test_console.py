@@ -138,16 +138,31 @@ def test_a_terminal_gets_a_view_and_lines_above_it(
     assert "step 110" not in out.getvalue()
 
 
-def test_the_time_left_goes_on_between_two_logged_steps(
+def test_the_time_left_falls_with_the_steps_alone(
     monkeypatch: pytest.MonkeyPatch, clock: SimpleNamespace
 ) -> None:
     out = terminal(monkeypatch)
     with begun(forecast=Forecast("a guess", (0.1, 0.1, 0.1))) as console:
         console.enter(0, PLAN.stages[0], range(400))
         console.train(10, logged(1.0))
-        clock.now += 20
+        clock.now += 200  # it evaluates and saves
         console.advance(200)
-    assert "  19 s left" in shown(out.getvalue())[-3]  # of 39
+    assert "  20 s left" in shown(out.getvalue())[-3]  # of 39
+
+
+def test_a_stage_that_begins_has_its_own_time_left(
+    monkeypatch: pytest.MonkeyPatch, clock: SimpleNamespace
+) -> None:
+    out = terminal(monkeypatch)
+    with begun(forecast=Forecast("a guess", (0.1, 0.2, 0.4))) as console:
+        console.enter(0, PLAN.stages[0], range(400))
+        console.train(10, logged(1.0))
+        console.train(400, logged(40.0))
+        ended = shown(out.getvalue())[-3]
+        console.enter(1, PLAN.stages[1], range(400, 800))
+        begins = shown(out.getvalue())[-3]
+    for line in (ended, begins):
+        assert re.search(r"stage 2 of 3 .* 0 %      0/400   80 s left$", line), line
 
 
 def test_a_quiet_console_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,8 +25,9 @@ def truth(plan: Plan, step: int) -> float:
 def test_the_time_left_is_exact_where_stages_compare_as_was_foretold(index: int) -> None:
     left, begin, end = Remaining(PLAN, COSTS), (0, *PLAN.ends)[index], PLAN.ends[index]
     left.enter(index)
-    for step in (begin + 10, begin + 20, begin + 110, end):
-        stage, run = left.seconds(step, truth(PLAN, step))
+    for step in (begin + 10, begin + 20, begin + 110, end - 1):
+        left.see(step, truth(PLAN, step))
+        stage, run = left.after(step) or (0, 0)
         assert stage == pytest.approx(truth(PLAN, end) - truth(PLAN, step))
         assert run == pytest.approx(truth(PLAN, PLAN.steps) - truth(PLAN, step))
 
@@ -34,21 +35,32 @@ def test_the_time_left_is_exact_where_stages_compare_as_was_foretold(index: int)
 def test_the_rate_is_that_of_the_stage_and_not_the_mean_so_far() -> None:
     left = Remaining(PLAN, COSTS)
     left.enter(0)
-    left.seconds(10, 9.0)
+    left.see(10, 9.0)
     left.enter(1)
-    left.seconds(410, 400.0)
-    stage, _ = left.seconds(500, 400.0 + 90 * 0.3)
-    assert stage == pytest.approx(300 * 0.3)
+    left.see(410, 400.0)
+    left.see(500, 400.0 + 90 * 0.3)
+    assert left.after(500) == pytest.approx((300 * 0.3, 300 * 0.3 + 200 * 0.3 * 12 / 8))
+    assert left.after(510) == pytest.approx((290 * 0.3, 290 * 0.3 + 200 * 0.3 * 12 / 8))
 
 
 def test_a_stage_begins_at_the_rate_that_was_seen_last() -> None:
     left = Remaining(PLAN, COSTS)
     left.enter(0)
-    left.seconds(10, 30.0)  # a slow start
-    left.seconds(400, 30.0 + 390 * 0.6)
+    left.see(10, 30.0)  # a slow start
+    left.see(400, 30.0 + 390 * 0.6)
+    rate = 0.6 * COSTS[1] / COSTS[0]
+    assert (left.after(400) or (0,))[0] == pytest.approx(400 * rate)  # of the next stage
     left.enter(1)
-    stage, _ = left.seconds(410, 300.0)
-    assert stage == pytest.approx(390 * 0.6 * COSTS[1] / COSTS[0])
+    left.see(410, 300.0)
+    assert (left.after(410) or (0,))[0] == pytest.approx(390 * rate)
+
+
+def test_what_is_left_is_unknown_before_anything_was_seen_and_none_at_the_end() -> None:
+    left = Remaining(PLAN, COSTS)
+    left.enter(2)
+    assert left.after(800) is None
+    left.see(1000, 100.0)
+    assert left.after(1000) == (0.0, 0.0)
 
 
 def test_without_a_forecast_stages_compare_by_their_arithmetic() -> None:

@@ -1,7 +1,10 @@
 """A run is followed by its folder alone, until it ends."""
 
+import re
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from made_up_run import new_run
@@ -9,6 +12,7 @@ from screens import Terminal, shown
 
 from mslt import watching
 from mslt.cli import main
+from mslt.forecast import Forecast
 from mslt.run import Run
 from mslt.watching import Watched, watch
 
@@ -34,6 +38,30 @@ def test_a_run_that_trains_shows_what_its_folder_says(tmp_path: Path) -> None:
         assert status.left[0] == pytest.approx(380 / 10)
         assert status.left[1] > status.left[0] + 600 / 10
     assert Watched(run.path).status.ended == "stopped"
+
+
+def test_a_stage_that_begins_has_its_own_time_left_and_training_alone_takes_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def left() -> float:
+        return float(re.findall(r" 0/400 +(\d+) s left", Watched(run.path).view(80)[1])[0])
+
+    run = new_run(tmp_path / "run")
+    run.foretell(Forecast("a guess", (0.1, 0.2, 0.4)))
+    with run.lock():
+        for step in (10, 400):
+            logged(run, step)
+        now = time.time()
+        monkeypatch.setattr(watching, "time", SimpleNamespace(monotonic=float, time=lambda: later))
+        later = now + 50  # evaluating
+        assert left() == 80
+        evaluated(run, 400)  # and saving
+        assert left() == 80
+        (run.path / "checkpoints" / "step-00000400").mkdir(parents=True)
+        later = time.time() + 1
+        assert left() == 79
+        later += 50  # the next news, after 10 steps, is late
+        assert left() == 78
 
 
 def test_watching_leaves_the_folder_and_its_lock_alone(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ class Console:
         self._screen = Screen() if is_terminal(sys.stdout) and not quiet else None
         self._status = Status(plan, step)
         self._stage = ""
-        self._printed = self._painted = self._logged = 0.0
+        self._printed = self._painted = 0.0
         self._warned = False
         self._left: Remaining | None = None
 
@@ -100,30 +100,30 @@ class Console:
         self._stage = f"stage {index + 1}/{len(self.plan.stages)}, {describe(stage)}"
         if self._left is not None:
             self._left.enter(index)
-        self._status = replace(self._status, step=steps.start)
+        self._at(steps.start)
         self._paint(now=True)
 
     def advance(self, step: int) -> None:
         """One step more is done."""
-        self._status = replace(self._status, step=step)
+        self._at(step)
         self._paint()
 
     def train(self, step: int, values: Mapping[str, Any]) -> None:
         """A logged step."""
-        left = self._left.seconds(step, values["seconds"]) if self._left is not None else None
-        self._logged = time.monotonic()
+        if self._left is not None:
+            self._left.see(step, values["seconds"])
+        self._at(step)
         self._status = replace(
             self._status,
-            step=step,
             loss=values["mlm_loss"],
             tokens_per_second=values["tokens_per_second"],
             memory=values.get("memory"),
-            left=left,
         )
+        now, left = time.monotonic(), self._status.left
         if self._screen is not None:
             self._paint(now=True)
-        elif self._logged - self._printed > LINE_SECONDS or step in self.plan.ends:
-            self._printed = self._logged
+        elif now - self._printed > LINE_SECONDS or step in self.plan.ends:
+            self._printed = now
             ends = f", about {duration(left[1])} left" if left else ""
             self.say(
                 f"step {step:,}/{self.plan.steps:,} ({self._stage}): "
@@ -155,10 +155,15 @@ class Console:
             self.say(f"  {verdict(forecast, self.plan, took)}")
         self.say(f"  mslt export {out} --out DIR   writes it for Hugging Face")
 
+    def _at(self, step: int) -> None:
+        """So many steps are done; what is left follows from that, not from the time of day."""
+        left = self._left.after(step) if self._left is not None else None
+        self._status = replace(self._status, step=step, left=left)
+
     def _paint(self, *, now: bool = False) -> None:
         """Show where the run stands, but not too often."""
         time_now = time.monotonic()
         if self._screen is None or (time_now - self._painted < PAINT_SECONDS and not now):
             return
         self._painted = time_now
-        self._screen.paint(view(self._status.later(time_now - self._logged), columns()))
+        self._screen.paint(view(self._status, columns()))

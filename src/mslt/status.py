@@ -45,7 +45,7 @@ class Status:
         return self.plan.index(min(self.step, self.plan.steps - 1))
 
     def later(self, seconds: float) -> "Status":
-        """The same when some seconds have passed without news."""
+        """The same after some seconds of training without news."""
         if self.left is None:
             return self
         stage, run = (max(0.0, left - seconds) for left in self.left)
@@ -148,18 +148,27 @@ class Remaining:
         """A stage begins, or goes on."""
         self._index, self._mark = index, None
 
-    def seconds(self, step: int, seconds: float) -> tuple[float, float]:
-        """Left to the end of the stage and of the run, after `step` steps and `seconds` in all."""
+    def see(self, step: int, seconds: float) -> None:
+        """In this stage, `step` steps of the run have taken `seconds` in all."""
         if self._mark is None:
             # The first steps of a stage warm up: until more are seen, the rate is that before.
-            unit = self._unit or seconds / self._spent(step)
+            self._unit = self._unit or seconds / self._spent(step)
             self._mark = (step, seconds)
         else:
             took = (seconds - self._mark[1]) / max(step - self._mark[0], 1)
-            unit = self._unit = took / self.costs[self._index]
+            self._unit = took / self.costs[self._index]
+
+    def after(self, step: int) -> tuple[float, float] | None:
+        """Left after a step, to the end of the stage and of the run, at the rate seen last.
+
+        Where a stage ends, the stage is the one that begins. None before anything was seen.
+        """
+        if self._unit is None:
+            return None
         ends, spent = self.plan.ends, self._spent(step)
-        stage, run = (self._spent(end) - spent for end in (ends[self._index], ends[-1]))
-        return unit * stage, unit * run
+        index = self.plan.index(min(step, self.plan.steps - 1))
+        stage, run = (self._spent(end) - spent for end in (ends[index], ends[-1]))
+        return self._unit * stage, self._unit * run
 
     def _spent(self, step: int) -> float:
         """Cost of so many steps."""

@@ -5,8 +5,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from mslt import layout
+from mslt.config import Config
 from mslt.files import held
 from mslt.forecast import Forecast
 from mslt.plan import Plan
@@ -34,6 +36,9 @@ class Watched:
         self._size = -1
         self._said = -LINE_SECONDS
         self._told = (0, "")
+        self._evaluates = False  # since the last news
+        self._saves: Path | None = None  # what has to stand before it trains on
+        self._span = 0.0  # seconds of training from the last news to the next
         self.status = self._read()
 
     def refresh(self) -> None:
@@ -46,9 +51,8 @@ class Watched:
             self.status = replace(self.status, ended="")
 
     def view(self, width: int) -> list[str]:
-        """The lines of the view, with the time that has passed since the last news."""
-        age = time.time() - self._file.stat().st_mtime if self._file.exists() else 0.0
-        status = self.status if self.status.ended else self.status.later(age)
+        """The lines of the view, with the training since the last news taken off what is left."""
+        status = self.status if self.status.ended else self.status.later(self._trained())
         return [str(self.path)[:width], *view(status, width)]
 
     def line(self) -> str | None:
@@ -75,24 +79,44 @@ class Watched:
         trained = [line for line in lines if line["kind"] == "train"]
         measured = [line for line in lines if line["kind"] == "heldout"]
         remaining = Remaining.of(config, plan, Forecast.of_run(run, plan, str(self.path)))
-        left, index = None, -1
+        index = -1
         for line in trained[-1000:]:
             if (stage := plan.index(line["step"] - 1)) != index:
                 index = stage
                 remaining.enter(index)
-            left = remaining.seconds(line["step"], line["seconds"])
+            remaining.see(line["step"], line["seconds"])
         last = trained[-1] if trained else {}
         step = max((line["step"] for line in [*trained[-1:], *measured[-1:]]), default=0)
-        return Status(
+        self._expect(config, plan, step, measured)
+        status = Status(
             plan=plan,
             step=step,
             loss=last.get("mlm_loss"),
             heldout=measured[-1]["mlm_loss"] if measured else None,
             tokens_per_second=last.get("tokens_per_second"),
             memory=last.get("memory"),
-            left=left,
+            left=remaining.after(step),
             ended=self._ended(plan, step),
         )
+        upcoming = (step // config.log_every + 1) * config.log_every
+        then = remaining.after(min(upcoming, plan.ends[status.index]))
+        self._span = status.left[1] - then[1] if status.left and then else 0.0
+        return status
+
+    def _expect(self, config: Config, plan: Plan, step: int, measured: list[Any]) -> None:
+        """What the run does before it trains on."""
+        ends, every = step in plan.ends, config.eval_every
+        due = ends or (step > 0 and every > 0 and step % every == 0)
+        self._evaluates = due and not (measured and measured[-1]["step"] == step)
+        self._saves = layout.checkpoint_folder(self.path, step) if ends else None
+
+    def _trained(self) -> float:
+        """Seconds of training since the last news: none while it evaluates or saves."""
+        marks = [self._file, *([self._saves] if self._saves else [])]
+        if self._evaluates or not all(mark.exists() for mark in marks):
+            return 0.0
+        since = max(mark.stat().st_mtime for mark in marks)
+        return min(max(0.0, time.time() - since), self._span)
 
     def _ended(self, plan: Plan, step: int) -> str:
         if step >= plan.steps:
