@@ -1,7 +1,9 @@
 """GLUE's official files are read as they are, and damaged rows are named."""
 
+from collections.abc import Callable
 from pathlib import Path
 
+import datasets
 import pytest
 
 from mslt.finetune import glue
@@ -122,3 +124,87 @@ def test_a_test_set_of_another_size_than_the_official_one_is_refused(tmp_path: P
         glue.read_test(tmp_path, task, task.test[0])
     (found,) = glue.read_test(tmp_path, task, Submitted("WNLI", 1))
     assert (found.label, found.index) == (None, "0")
+
+
+# Each data set of nyu-mll/glue: its sets, its texts, the names of its answers by their numbers.
+TWO = ("sentence1", "sentence2")
+INFERS = ("premise", "hypothesis")
+ENTAILS = ["entailment", "not_entailment"]
+PARTS = ("train", "validation", "test")
+HUB = {
+    "ax": (("test",), INFERS, ["entailment", "neutral", "contradiction"]),
+    "cola": (PARTS, ("sentence",), ["unacceptable", "acceptable"]),
+    "mnli": (
+        ("train", *(f"{p}_{m}" for p in PARTS[1:] for m in ("matched", "mismatched"))),
+        INFERS,
+        ["entailment", "neutral", "contradiction"],
+    ),
+    "mrpc": (PARTS, TWO, ["not_equivalent", "equivalent"]),
+    "qnli": (PARTS, ("question", "sentence"), ENTAILS),
+    "qqp": (PARTS, ("question1", "question2"), ["not_duplicate", "duplicate"]),
+    "rte": (PARTS, TWO, ENTAILS),
+    "sst2": (PARTS, ("sentence",), ["negative", "positive"]),
+    "stsb": (PARTS, TWO, None),
+    "wnli": (PARTS, TWO, ["not_entailment", "entailment"]),
+}
+OURS = {"mnli": [1, 2, 0], "stsb": [0.0, 4.75]}  # the numbers of the same answers here
+
+
+def on_the_hub(monkeypatch: pytest.MonkeyPatch, **changed: Callable) -> None:
+    """Let every set have a row for each answer, in the layout of nyu-mll/glue."""
+
+    def load(name: str, config: str, split: str) -> datasets.Dataset:
+        parts, texts, names = HUB[config]
+        assert (name, split in parts) == ("nyu-mll/glue", True)
+        answers = list(range(len(names))) if names else [0.0, 4.75]
+        if split.startswith("test"):
+            answers = [-1] * len(answers)
+        columns = {t: [f"{config} {split} {t} {a} " for a in answers] for t in texts}
+        columns |= {"label": answers, "idx": [10 * i for i in range(len(answers))]}
+        kinds = {key: datasets.Value("string") for key in texts} | {"idx": datasets.Value("int32")}
+        kinds["label"] = datasets.ClassLabel(names=names) if names else datasets.Value("float32")
+        found = datasets.Dataset.from_dict(columns, features=datasets.Features(kinds))
+        return changed[config](found) if config in changed else found
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+
+
+@pytest.mark.parametrize("name", GLUE)
+def test_the_hubs_sets_are_read_under_the_official_names(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_the_hub(monkeypatch)
+    task, (_, texts, names) = GLUE[name], HUB[name]
+    theirs = {"train": "train", "dev": "validation"}
+    theirs |= {f"dev_{m}": f"validation_{m}" for m in ("matched", "mismatched")}
+    for split in ("train", *task.dev):
+        found = glue.read("hf:nyu-mll/glue", task, split)
+        assert [e.label for e in found] == OURS.get(name, [0, 1])
+        first = 0 if names else 0.0
+        assert found[0].text == tuple(f"{name} {theirs[split]} {t} {first}" for t in texts)
+    for test in task.test:
+        rows = Submitted(test.file, len(found), test.split, test.path)
+        asked = glue.read_test("hf:nyu-mll/glue", task, rows)
+        assert [(e.label, e.index) for e in asked] == [(None, str(i)) for i in range(len(found))]
+        assert asked[0].text[0].startswith("ax test" if test.file == "AX" else f"{name} test")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda d: d.rename_column("premise", "text1"), r"mnli, train: .* no column 'premise'"),
+        (lambda d: d.remove_columns("label"), r"no column 'label'; there are premise, hyp"),
+        (
+            lambda d: d.cast_column("label", datasets.Value("int64")),
+            "label has no names, not contradiction",
+        ),
+        (lambda d: d.map(lambda row: row | {"premise": None}), r"row 0: .* in column 'premise'"),
+        (lambda d: d.map(lambda row: row | {"label": -1}), "gold_label is '-1', not contradiction"),
+    ],
+)
+def test_what_the_hub_has_otherwise_is_named(
+    change, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_the_hub(monkeypatch, mnli=change)
+    with pytest.raises(ValueError, match=says):
+        glue.read("hf:nyu-mll/glue", GLUE["mnli"], "train")

@@ -13,14 +13,11 @@ from mslt.finetune.tasks import Sentences, Submitted
 from mslt.foreign import printable
 
 HUB = "hf:"  # begins the name of a data set on the hub, in the place of a folder
-# What the hub's copy calls columns that the official files call otherwise.
+# What the hub's copy calls columns of texts that the official files call otherwise, by task. All
+# its answers are called label.
 _ON_THE_HUB = {
-    "#1 String": "sentence1",
-    "#2 String": "sentence2",
-    "Quality": "label",
-    "is_duplicate": "label",
-    "gold_label": "label",
-    "score": "label",
+    "mnli": {"sentence1": "premise", "sentence2": "hypothesis"},  # of AX as well
+    "mrpc": {"#1 String": "sentence1", "#2 String": "sentence2"},
 }
 _HUB_SPLIT = {"dev": "validation"}
 _TOLD = 5  # rows that were passed over are told of one by one, as many at most
@@ -195,19 +192,37 @@ def _on_the_hub(name: str, task: Sentences, split: str, test: Submitted | None) 
     if test and test.path:
         config, kind = split, "test"  # the hub has AX as a task of its own
     there = "_".join(filter(None, [_HUB_SPLIT.get(kind, kind), rest]))
-    rows = load_from_hub(name, there, config)
-    column = _ON_THE_HUB.get(task.label, task.label)
+    rows, where = load_from_hub(name, there, config), f"{HUB}{name}, {config}, {there}"
+    columns = {key: _ON_THE_HUB.get(task.name, {}).get(key, key) for key in task.fields}
+    if test is None:
+        columns[task.label] = "label"
+    for column in columns.values():
+        if column not in rows.column_names:
+            has = printable(", ".join(rows.column_names))
+            raise ValueError(f"{where}: there is no column {column!r}; there are {has}")
+    names = _names(rows.features["label"], task, where) if test is None and task.labels else ()
     for number, row in enumerate(rows):
-        found = {key: str(row[_ON_THE_HUB.get(key, key)]) for key in task.fields}
-        if test is None:
-            answer = row[column]
-            if task.labels and answer >= 0:
-                # The hub numbers answers in an order of its own; some of its names are official.
-                told = rows.features[column].names[answer]
-                answer = told if told in task.labels else task.labels[answer]
-            found[task.label] = str(answer)
-        index = str(row.get("idx", number)) if test is None else str(number)
-        yield _Row(f"{name}, {there}, row {number}", found | {"index": index})
+        found = {key: str(row[column]).strip() for key, column in columns.items()}
+        lacking = [column for column in columns.values() if row[column] is None]
+        if not lacking and names and 0 <= row["label"] < len(names):
+            found[task.label] = names[row["label"]]
+        wrong = f"there is nothing in column {lacking[0]!r}" if lacking else ""
+        yield _Row(f"{where}, row {number}", found | {"index": str(number)}, wrong)
+
+
+def _names(column: Any, task: Sentences, where: str) -> tuple[str, ...]:
+    """The official names of the hub's answers, which it numbers in an order of its own.
+
+    Raises:
+        ValueError: it is not said what its numbers mean.
+    """
+    names = tuple(getattr(column, "names", ()))  # a column of plain numbers has none
+    if set(names) == set(task.labels):
+        return names
+    if len(names) == len(task.labels) == 2 and set(task.labels) == {"0", "1"}:
+        return task.labels  # not_equivalent is 0, equivalent is 1
+    has = printable(", ".join(names)) or "no names"
+    raise ValueError(f"{where}: label has {has}, not {', '.join(task.labels)}")
 
 
 def load_from_hub(name: str, split: str, config: str | None = None) -> Any:
