@@ -214,7 +214,7 @@ def test_the_command_draws_runs_and_comparisons(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = trained(tmp_path / "runs" / "a-seed0").path
-    values = {"configs": {"a": {}, "b": {}}, "seeds": [0, 1]}
+    values = {"budget": "steps", "configs": {"a": {}, "b": {}}, "seeds": [0, 1]}
     (tmp_path / "compare.json").write_text(json.dumps(values))
     out = str(tmp_path / "c.svg")
     for words in ([str(run), str(run), "--names", "x,y", "--x", "tokens"], [str(tmp_path)]):

@@ -44,11 +44,38 @@ def test_runs_of_one_name_and_other_options_are_not_one_plan(tmp_path):
     assert [group.name for group in groups] == ["a", "a-seed1"]
 
 
-def test_the_runs_of_a_comparison_are_all_shown_and_once(tmp_path):
-    for name in ("b-seed0", "a-seed0"):
-        reported.made_run(tmp_path / "runs" / name, reported.config("mslt"))
+def compared(folder: Path, budget: str) -> None:
+    """A comparison of b and a, in this order, with a seed that has not begun."""
+    for name, method in (("a", "mslt"), ("b", "whole")):
+        run = reported.made_run(folder / "runs" / f"{name}-seed0", reported.config(method))
+        (run.path / "scores.json").write_text('{"MNLI": 50.0}')
+    values = {"budget": budget, "configs": {"b": {}, "a": {}}, "seeds": [0, 1]}
+    (folder / "compare.json").write_text(json.dumps(values))
+
+
+def test_the_runs_of_a_comparison_are_all_shown_in_its_order_and_once(tmp_path):
+    compared(tmp_path, "steps")
     found = subjects([tmp_path, tmp_path / "runs" / "a-seed0"])
-    assert [run.name for run in found] == ["a-seed0", "b-seed0"]
+    assert [run.name for run in found] == ["b-seed0", "a-seed0"]
+
+
+@pytest.mark.parametrize(("budget", "number"), [("steps", "1"), ("time", "2"), ("recipe", "1")])
+def test_a_comparison_has_the_tables_of_its_budget(tmp_path, budget, number):
+    compared(tmp_path, budget)
+    titles = [table["title"] for table in tables.paper(grouped(subjects([tmp_path])))]
+    assert [title.partition(":")[0] for title in titles] == [
+        *("Pre-training", f"Table {number}", "Table 5")
+    ]
+
+
+def test_a_damaged_comparison_is_named(tmp_path):
+    for damage in (
+        '{"budget": "luck"}',
+        '{"budget": "steps", "configs": {"../a": {}}, "seeds": []}',
+    ):
+        (tmp_path / "compare.json").write_text(damage)
+        with pytest.raises(ValueError, match=r"compare\.json.* is damaged"):
+            subjects([tmp_path])
 
 
 def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path):

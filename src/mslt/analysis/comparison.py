@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mslt import layout
+from mslt import foreign, layout
 from mslt.analysis.curves import Curve, draw
 from mslt.analysis.formats import to_csv, to_latex, to_markdown, to_text, to_values
 from mslt.analysis.paper import Table, paper_tables
@@ -51,6 +51,22 @@ def compared_runs(out: Path, names: list[str], seeds: list[int]) -> list[Path]:
     """The folders of a comparison's runs that are there, plans in their order, then seeds."""
     paths = [layout.compared_run(out, name, seed) for name in names for seed in seeds]
     return [path for path in paths if (path / layout.CONFIG).is_file()]
+
+
+def read_comparison(out: Path) -> tuple[layout.Budget, list[Path]]:
+    """What the plans of a comparison have in common, and `compared_runs` of it.
+
+    Raises:
+        ValueError: its compare.json is missing or damaged.
+        OSError: it cannot be read.
+    """
+    file = out / layout.COMPARISON
+    values = foreign.read_json_object(file)
+    wanted = {"budget": layout.Budget, "configs": dict, "seeds": list[int]}
+    foreign.require(values, wanted, str(file))
+    for name in values["configs"]:
+        foreign.require_name(name, str(file))
+    return values["budget"], compared_runs(out, list(values["configs"]), values["seeds"])
 
 
 def write_tables(out: Path, tables: list[Table]) -> None:

@@ -144,6 +144,11 @@ def _all(plans: Plans) -> Plans:
     return plans
 
 
+def _of_equal_steps(plans: Plans) -> Plans:
+    steps = {result.stages.steps for found in plans.values() for result in found}
+    return plans if len(steps) == 1 else {}
+
+
 def _of_albert(plans: Plans) -> Plans:
     return {name: found for name, found in plans.items() if found[0].shared}
 
@@ -175,6 +180,7 @@ _KINDS = (
         "1",
         "the same steps: dev set scores of SQuAD and selected GLUE tasks",
         (*_DONE, *_score_columns(_TABLE_1)),
+        _of_equal_steps,
         budgets=("steps", "recipe"),
     ),
     _Kind(

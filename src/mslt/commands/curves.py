@@ -49,10 +49,8 @@ def command(argv: list[str]) -> int:
 
 def _runs(comparison: Path) -> list[Path]:
     """The runs of a comparison that were evaluated, plans in their order."""
-    from mslt.analysis.comparison import compared_runs
-    from mslt.foreign import read_json_object
+    from mslt.analysis.comparison import read_comparison
     from mslt.layout import read_metrics
 
-    values = read_json_object(comparison / COMPARISON)
-    runs = compared_runs(comparison, list(values["configs"]), values["seeds"])
+    _, runs = read_comparison(comparison)
     return [run for run in runs if any(m["kind"] == "heldout" for m in read_metrics(run))]

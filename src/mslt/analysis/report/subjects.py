@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mslt import cost, foreign, layout
+from mslt.analysis.comparison import read_comparison
 from mslt.config import Config
 from mslt.forecast import Forecast
 from mslt.plan import Plan, Stage
@@ -24,11 +25,13 @@ class Subject:
         path: its folder.
         name: what the page calls it.
         group: what it shares with runs that differ in their seed alone.
+        budget: what it has in common with all others, where they are one comparison's.
     """
 
     path: Path
     name: str
     group: str
+    budget: layout.Budget = "recipe"
 
     @cached_property
     def config(self) -> Config:
@@ -158,32 +161,36 @@ def number(line: dict[str, Any], key: str) -> float | None:
 
 
 def subjects(paths: Sequence[Path]) -> list[Subject]:
-    """The runs of folders: runs, or comparisons, which hold several.
+    """The runs of folders: runs, or comparisons, which hold several, in their order.
 
     Raises:
         ValueError: a folder holds neither, or a run is damaged, or there are too many.
     """
     folders: list[Path] = []
+    budget: layout.Budget = "recipe"
     for path in paths:
-        found = _runs_in(path)
+        common, found = _runs_in(path)
+        budget = common if len(paths) == 1 else budget
         folders += [each for each in found if each.resolve() not in {f.resolve() for f in folders}]
     if len(folders) > MOST_RUNS:
         raise ValueError(f"a report shows at most {MOST_RUNS} runs, not {len(folders)}")
-    runs = [Subject(path, name, name) for path, name in zip(folders, _names(folders))]
+    runs = [Subject(path, name, name, budget) for path, name in zip(folders, _names(folders))]
     for run in runs:  # read all now, so that what is damaged is named before work begins
         _ = run.facts, run.metrics, run.config.model
     return _grouped(runs)
 
 
-def _runs_in(path: Path) -> list[Path]:
+def _runs_in(path: Path) -> tuple[layout.Budget, list[Path]]:
+    """A run alone, or a comparison's budget and those of its runs that are there."""
     if (path / layout.CONFIG).is_file():
-        return [path]
-    inside = sorted(file.parent for file in path.glob(f"runs/*/{layout.CONFIG}"))
-    if not inside:
+        return "recipe", [path]
+    is_comparison = (path / layout.COMPARISON).is_file()
+    budget, found = read_comparison(path) if is_comparison else ("recipe", [])
+    if not found:
         raise ValueError(
             f"{path} holds neither a run (mslt pretrain) nor a comparison's runs (mslt compare)"
         )
-    return inside
+    return budget, found
 
 
 def _names(folders: Sequence[Path]) -> list[str]:

@@ -23,8 +23,7 @@ def paper(groups: Sequence[Group]) -> list[dict[str, Any]]:
     known = [replace(result, plan=group.name) for group, result in results if result]
     if not known:
         return []
-    steps = {group.first.plan.steps for group in groups}
-    tables = paper_tables(known, "steps" if len(steps) == 1 else "recipe")
+    tables = paper_tables(known, groups[0].first.budget)
     return [_paper(table) for table in tables if table.has_scores or not table.number]
 
 
