@@ -101,11 +101,34 @@ def test_a_damaged_row_is_refused_by_file_and_line(
     assert "1 damaged rows were passed over" in capsys.readouterr().out
 
 
-def test_a_number_that_is_none_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("score", ["nan", "77", "-1", "5.01", "1_0", "\u0663", "1e0", ""])
+def test_a_rating_is_digits_from_0_to_5(score: str, tmp_path: Path) -> None:
     path, content, _, _ = OFFICIAL["stsb"]
-    put(tmp_path, path, content.replace("4.750", "nan"))
-    with pytest.raises(ValueError, match=r"train\.tsv:2: score is 'nan', not a number"):
+    put(tmp_path, path, content.replace("4.750", score))
+    with pytest.raises(ValueError, match=r"train\.tsv:2: score is '.*', not a number from 0 to 5"):
         glue.read(tmp_path, GLUE["stsb"], "train")
+
+
+def test_blank_lines_are_no_rows_at_the_end_and_damage_elsewhere(tmp_path: Path) -> None:
+    good = OFFICIAL["rte"][1]
+    row = good.partition("\n")[2]
+    put(tmp_path, "RTE/train.tsv", good + "\n \n")
+    assert len(glue.read(tmp_path, GLUE["rte"], "train")) == 1
+    put(tmp_path, "RTE/train.tsv", f"{good}\n{row}")
+    with pytest.raises(ValueError, match=r"train\.tsv:3: the row is blank"):
+        glue.read(tmp_path, GLUE["rte"], "train")
+    assert len(glue.read(tmp_path, GLUE["rte"], "train", skip=True)) == 2
+
+
+def test_sets_that_are_not_as_long_as_the_official_ones_are_told_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    heading, _, row = OFFICIAL["wnli"][1].partition("\n")
+    put(tmp_path, "WNLI/train.tsv", f"{heading}\n{row * 635}")
+    put(tmp_path, "WNLI/dev.tsv", f"{heading}\n{row * 70}")
+    glue.check(tmp_path, GLUE["wnli"])
+    (told,) = capsys.readouterr().out.splitlines()
+    assert told == f"mslt: {tmp_path}/WNLI/dev.tsv has 70 rows, and WNLI's official set 71"
 
 
 def test_a_file_that_is_not_there_or_lacks_a_column_is_named(tmp_path: Path) -> None:

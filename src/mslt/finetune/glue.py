@@ -5,11 +5,10 @@ A row that is not as its heading says is refused by file and line. Imports no to
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from mslt.finetune.tasks import Sentences, Submitted
+from mslt.finetune.tasks import HIGHEST, LOWEST, Sentences, Submitted, rating
 from mslt.foreign import printable
 
 HUB = "hf:"  # begins the name of a data set on the hub, in the place of a folder
@@ -69,6 +68,22 @@ def read_test(folder: str | Path, task: Sentences, test: Submitted) -> list[Exam
     return found
 
 
+def check(folder: str | Path, task: Sentences, *, skip: bool = False) -> None:
+    """Read the sets that have answers once, and tell of those that have more or fewer rows than
+    the official ones: a file that was cut after a whole row looks like any other.
+
+    Raises:
+        ValueError: as `read`.
+    """
+    splits = ("train", *task.dev)
+    where = [str(file) for file in files(folder, task)] or [f"{folder}, {s}" for s in splits]
+    for split, name, official in zip(splits, where, task.rows, strict=True):
+        found = len(read(folder, task, split, skip=skip))
+        if found != official:
+            told = f"{found:,} rows, and {task.title}'s official set {official:,}"
+            print(f"mslt: {printable(name)} has {told}", flush=True)
+
+
 def files(folder: str | Path, task: Sentences) -> list[Path]:
     """The files of a task's sets with answers; none where they are on the hub."""
     if _is_hub(folder):
@@ -124,12 +139,10 @@ def _label(text: str, task: Sentences, where: str) -> float:
             raise ValueError(f"{where}: {task.label} is {shown}, not {' or '.join(task.labels)}")
         return float(task.labels.index(text))
     try:
-        value = float(text)
+        return rating(text)
     except ValueError:
-        value = float("nan")
-    if not isfinite(value):
-        raise ValueError(f"{where}: {task.label} is {shown}, not a number")
-    return value
+        wanted = f"a number from {LOWEST:g} to {HIGHEST:g}"
+        raise ValueError(f"{where}: {task.label} is {shown}, not {wanted}") from None
 
 
 def _is_hub(folder: str | Path) -> bool:
@@ -156,15 +169,19 @@ def _in_file(file: Path, task: Sentences, labelled: bool) -> Iterator[_Row]:
             for name in needs:
                 if name not in headings:
                     raise ValueError(f"{file}:1: there is no column {name!r} in its heading")
+        blank = list[str]()  # lines, of which those at the end are no rows
         for number, line in enumerate(lines, first):
             where = f"{file}:{number}"
+            if not line.strip():
+                blank.append(where)
+                continue
+            yield from (_Row(before, {}, "the row is blank") for before in blank)
+            blank.clear()
             try:
                 cells = _cells(line, where)
             except ValueError:
                 yield _Row(where, {}, "the row is not UTF-8")
                 continue
-            if cells == [""]:
-                continue  # a blank line at the end
             found = dict(zip(headings, cells))
             wrong = "" if len(cells) == len(headings) else _columns(len(cells), headings)
             yield _Row(where, found if labelled else _without(found, task.label), wrong)

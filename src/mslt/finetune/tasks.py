@@ -5,11 +5,13 @@ GLUE (Wang et al. 2018) by its own file names and column headings, SQuAD (Rajpur
 STS-B and RTE, five seeds; SQuAD has batches and a rate of its own. Imports no torch.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 LEARNING_RATES = (5e-5, 4e-5, 3e-5, 2e-5)
 SEEDS = 5
+LOWEST, HIGHEST = 0.0, 5.0  # of STS-B's ratings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +52,7 @@ class Sentences(Task):
         label: heading of the answer.
         labels: what an answer may be, by its number; none for a number from 0 to 5.
         dev: names of the dev sets; a score is the mean over them.
+        rows: of the official training set, and of each dev set.
         test: of each file that is submitted, where its examples are, and how many.
         headings: of the files that have no line of them: all but test sets.
     """
@@ -58,6 +61,7 @@ class Sentences(Task):
     fields: tuple[str, ...]
     label: str
     labels: tuple[str, ...]
+    rows: tuple[int, ...]
     dev: tuple[str, ...] = ("dev",)
     test: tuple["Submitted", ...]
     headings: tuple[str, ...] | None = None
@@ -117,6 +121,7 @@ _TABLE: tuple[Task, ...] = (
         label="gold_label",
         labels=("contradiction", "entailment", "neutral"),
         metrics=("accuracy",),
+        rows=(392_702, 9815, 9832),
         dev=("dev_matched", "dev_mismatched"),
         test=(
             Submitted("MNLI-m", 9796, "test_matched"),
@@ -132,6 +137,7 @@ _TABLE: tuple[Task, ...] = (
         label="is_duplicate",
         labels=_BINARY,
         metrics=("f1", "accuracy"),
+        rows=(363_846, 40_430),
         test=(Submitted("QQP", 390_965),),
     ),
     Sentences(
@@ -142,6 +148,7 @@ _TABLE: tuple[Task, ...] = (
         label="label",
         labels=_ENTAILS,
         metrics=("accuracy",),
+        rows=(104_743, 5463),
         test=(Submitted("QNLI", 5463),),
     ),
     Sentences(
@@ -152,6 +159,7 @@ _TABLE: tuple[Task, ...] = (
         label="label",
         labels=_BINARY,
         metrics=("accuracy",),
+        rows=(67_349, 872),
         test=(Submitted("SST-2", 1821),),
     ),
     Sentences(
@@ -162,6 +170,7 @@ _TABLE: tuple[Task, ...] = (
         label="label",
         labels=_BINARY,
         metrics=("matthews",),
+        rows=(8551, 1043),
         test=(Submitted("CoLA", 1063),),
         headings=("source", "label", "mark", "sentence"),
     ),
@@ -173,6 +182,7 @@ _TABLE: tuple[Task, ...] = (
         label="score",
         labels=(),
         metrics=("spearman", "pearson"),
+        rows=(5749, 1500),
         test=(Submitted("STS-B", 1379),),
         epochs=10,
     ),
@@ -184,6 +194,7 @@ _TABLE: tuple[Task, ...] = (
         label="Quality",
         labels=_BINARY,
         metrics=("f1", "accuracy"),
+        rows=(3668, 408),
         test=(Submitted("MRPC", 1725),),
     ),
     Sentences(
@@ -194,6 +205,7 @@ _TABLE: tuple[Task, ...] = (
         label="label",
         labels=_ENTAILS,
         metrics=("accuracy",),
+        rows=(2490, 277),
         test=(Submitted("RTE", 3000),),
         epochs=10,
     ),
@@ -205,6 +217,7 @@ _TABLE: tuple[Task, ...] = (
         label="label",
         labels=_BINARY,
         metrics=("accuracy",),
+        rows=(635, 71),
         test=(Submitted("WNLI", 146),),
     ),
     Questions(
@@ -232,6 +245,18 @@ _TABLE: tuple[Task, ...] = (
 )
 TASKS: Mapping[str, Task] = {task.name: task for task in _TABLE}
 GLUE: Mapping[str, Sentences] = {t.name: t for t in _TABLE if isinstance(t, Sentences)}
+
+
+def rating(text: str) -> float:
+    """A rating of STS-B as its files have it: digits, with a point or without.
+
+    Raises:
+        ValueError: it is something else, or not from 0 to 5.
+    """
+    value = float(text) if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text, re.ASCII) else -1.0
+    if not LOWEST <= value <= HIGHEST:
+        raise ValueError(f"{text!r} is not a number from {LOWEST:g} to {HIGHEST:g}")
+    return value
 
 
 def find(name: str) -> Task:
