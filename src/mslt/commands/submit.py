@@ -37,9 +37,11 @@ def command(argv: list[str]) -> int:
             if key in given:
                 raise ValueError(f"{key} has no effect beside check")
         checked = submission.check(Path(given["check"]))
-        print(f"{given['check']}: right: {', '.join(checked.files)}")
+        files = ", ".join(checked.files)
         if checked.missing:
-            print(f"GLUE's server also wants {', '.join(checked.missing)}")
+            missing = ", ".join(checked.missing)
+            raise ValueError(f"{given['check']} is incomplete: it has {files}, and lacks {missing}")
+        print(f"{given['check']}: right: {files}")
         return 0
     grid, out = Path(options.need(given, "grid")), Path(options.need(given, "out"))
     where, fill = options.need(given, "glue_dir"), given.get("fill", False)

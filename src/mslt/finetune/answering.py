@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+from mslt import foreign
 from mslt.data.tokenizer import given
 from mslt.finetune import glue, submission
 from mslt.finetune.examples import encode
+from mslt.finetune.grid import GRID
 from mslt.finetune.loop import answers, predict
 from mslt.finetune.model import read
 from mslt.finetune.tasks import GLUE, Sentences
@@ -25,8 +27,6 @@ def submit(grid: Path, where: str, out: Path, *, fill: bool, device: str) -> Non
         ValueError: a task has no model and is not filled, or a test set is not the official one.
         OSError: the disk is full or not writable.
     """
-    if out.exists():
-        raise ValueError(f"{out} exists already: choose another --out")
     lacking = [task.name for task in GLUE.values() if not (grid / task.name).is_dir()]
     if len(lacking) == len(GLUE):
         raise ValueError(f"{grid} has no task's model: it is no folder of mslt finetune")
@@ -35,22 +35,40 @@ def submit(grid: Path, where: str, out: Path, *, fill: bool, device: str) -> Non
             f"{grid} has no model of {', '.join(lacking)}: train them, or --fill true answers them "
             f"by a constant"
         )
+    length = _length(grid / GRID)
+    submission.make_room(out)
     files: dict[str, str] = {}
     for task in GLUE.values():
         if task.name in lacking:
             files |= {test.file: submission.fill(task, test) for test in task.test}
             print(f"{task.title}: no model; a constant", flush=True)
         else:
-            files |= _answered(grid / task.name, where, task, pick_device(device))
+            folder, most = grid / task.name, length or task.length
+            files |= _answered(folder, where, task, most, pick_device(device))
             print(f"{task.title}: answered", flush=True)
     submission.write(out, files)
     submission.check(out)
     print(f"wrote {out}: {len(files)} files, checked")
 
 
-def _answered(folder: Path, where: str, task: Sentences, device: str) -> dict[str, str]:
+def _length(file: Path) -> int | None:
+    """Tokens of an example, as the models were trained; None for the task's own.
+
+    Raises:
+        ValueError: the file does not say.
+    """
+    facts = foreign.read_json_object(file)
+    foreign.require(facts, {"max_length": int | None}, str(file))
+    return facts["max_length"]
+
+
+def _answered(
+    folder: Path, where: str, task: Sentences, length: int, device: str
+) -> dict[str, str]:
     model, tokenizer = read(folder), given(folder)
-    length = min(task.length, model.config.max_position_embeddings)
+    positions = model.config.max_position_embeddings
+    if not 8 <= length <= positions:
+        raise ValueError(f"{folder} has {positions} positions, and {GRID} examples of {length}")
     files = {}
     for test in task.test:
         examples = glue.read_test(where, task, test)

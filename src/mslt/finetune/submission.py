@@ -1,18 +1,19 @@
 """GLUE's submission: a zip of files index<TAB>prediction, written and checked. Imports no torch."""
 
+import errno
+import os
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
 
-from mslt.files import naming
-from mslt.finetune.tasks import GLUE, Sentences, Submitted
+from mslt.files import naming, require_regular
+from mslt.finetune.tasks import GLUE, HIGHEST, LOWEST, Sentences, Submitted, rating
 from mslt.foreign import printable
 
 HEADING = "index\tprediction"
 MOST = 64 << 20  # bytes of a file; QQP's has 5 MB
-FEWEST, HIGHEST = 0.0, 5.0  # of STS-B
 SUBMITTED = {test.file: (task, test) for task in GLUE.values() for test in task.test}
 
 
@@ -34,14 +35,28 @@ def to_file(task: Sentences, answers: Sequence[float]) -> str:
     if task.labels:
         said = [task.labels[int(answer)] for answer in answers]
     else:
-        said = [f"{min(max(answer, FEWEST), HIGHEST):.3f}" for answer in answers]
+        said = [f"{min(max(answer, LOWEST), HIGHEST):.3f}" for answer in answers]
     lines = [HEADING, *(f"{index}\t{text}" for index, text in enumerate(said))]
     return "\n".join(lines) + "\n"
 
 
 def fill(task: Sentences, test: Submitted) -> str:
     """A file for a task without a model: the first label, or the middle, throughout."""
-    return to_file(task, [0.0 if task.labels else (FEWEST + HIGHEST) / 2] * test.rows)
+    return to_file(task, [0.0 if task.labels else (LOWEST + HIGHEST) / 2] * test.rows)
+
+
+def make_room(out: Path) -> None:
+    """See that a zip can be written before there are answers to write; make its folder.
+
+    Raises:
+        ValueError: the file exists.
+        OSError: its folder cannot be made or written to.
+    """
+    if out.exists():
+        raise ValueError(f"{out} exists already: choose another --out")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(out.parent, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(out.parent))
 
 
 def write(out: Path, files: Mapping[str, str]) -> None:
@@ -53,15 +68,17 @@ def write(out: Path, files: Mapping[str, str]) -> None:
 
     Raises:
         ValueError: the file exists.
-        OSError: the disk is full or not writable.
+        OSError: the disk is full or not writable; nothing is left under the final name.
     """
-    if out.exists():
-        raise ValueError(f"{out} exists already: choose another --out")
+    make_room(out)
     temporary = out.with_name(f".{out.name}.tmp")
-    with naming(out), zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, text in files.items():
-            archive.writestr(f"{name}.tsv", text)
-    temporary.replace(out)
+    try:
+        with naming(out), zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, text in files.items():
+                archive.writestr(f"{name}.tsv", text)
+        temporary.replace(out)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def check(path: Path) -> Checked:
@@ -71,11 +88,22 @@ def check(path: Path) -> Checked:
         ValueError: naming file and line of what is wrong.
         OSError: it cannot be read.
     """
+    require_regular(path)
+    with _naming_damage(f"{path} is no zip that can be read"):
+        archive = zipfile.ZipFile(path)
+    with archive:
+        return _checked(path, archive)
+
+
+@contextmanager
+def _naming_damage(what: str) -> Iterator[None]:
+    """Turn whatever zipfile and its decompressors raise, which are many kinds, into one line."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            return _checked(path, archive)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{path} is no zip that can be read: {error}") from None
+        yield
+    except Exception as error:
+        if isinstance(error, OSError) and error.filename:
+            raise  # it is not there, or not to be read
+        raise ValueError(f"{what}: {error or type(error).__name__}") from None
 
 
 def _checked(path: Path, archive: zipfile.ZipFile) -> Checked:
@@ -89,7 +117,7 @@ def _checked(path: Path, archive: zipfile.ZipFile) -> Checked:
             raise ValueError(f"{where} is there twice")
         if info.file_size > MOST:
             raise ValueError(f"{where} has {info.file_size:,} bytes: it is none of GLUE's")
-        with archive.open(info) as file:
+        with _naming_damage(f"{where} cannot be read"), archive.open(info) as file:
             content = file.read(MOST + 1)
         _check_file(where, content, *SUBMITTED[names[info.filename]])
         found.append(names[info.filename])
@@ -115,7 +143,7 @@ def _check_file(where: str, content: bytes, task: Sentences, test: Submitted) ->
             shown = printable(repr(index[:40]))
             raise ValueError(f"{where}:{number + 2}: the index is {shown}, not {number}")
         if not _is_answer(said, task):
-            wanted = " or ".join(task.labels) or f"a number from {FEWEST:g} to {HIGHEST:g}"
+            wanted = " or ".join(task.labels) or f"a number from {LOWEST:g} to {HIGHEST:g}"
             shown = printable(repr(said[:40]))
             raise ValueError(f"{where}:{number + 2}: the prediction is {shown}, not {wanted}")
 
@@ -124,7 +152,7 @@ def _is_answer(text: str, task: Sentences) -> bool:
     if task.labels:
         return text in task.labels
     try:
-        value = float(text)
+        rating(text)
     except ValueError:
         return False
-    return isfinite(value) and FEWEST <= value <= HIGHEST
+    return True
