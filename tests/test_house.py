@@ -17,7 +17,7 @@ SOURCE = ROOT / "src" / "mslt"
 ROWS = (
     (
         *("files", "background", "foreign", "records", "phases", "guard", "signals"),
-        *("launcher", "watchdog"),
+        *("launcher", "watchdog", "children"),
     ),
     (
         *("schedule", "plan", "shape", "config", "layout", "options", "recipes", "cost", "room"),

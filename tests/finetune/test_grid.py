@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification
 
 from mslt import layout
 from mslt.finetune import cell as cells
-from mslt.finetune import grid
+from mslt.finetune import crew, grid
 from mslt.finetune.model import TaskModel, read, write
 from mslt.finetune.settings import Cell, FinetuneConfig
 from mslt.finetune.tasks import GLUE
@@ -49,10 +49,10 @@ def test_a_grid_learns_chooses_the_rate_and_goes_on_where_it_stopped(
         trained.append(work.cell)
         return real(work)
 
-    monkeypatch.setattr(grid, "train", train)
+    monkeypatch.setattr(crew, "train", train)
     with pytest.raises(KeyboardInterrupt):
         grid.finetune(finished.path, out, config(data))
-    monkeypatch.setattr(grid, "train", lambda work: trained.append(work.cell) or real(work))
+    monkeypatch.setattr(crew, "train", lambda work: trained.append(work.cell) or real(work))
     grid.finetune(finished.path, out, config(data))
     assert trained == config(data).cells()  # each once
 

@@ -15,8 +15,9 @@ from inspect import cleandoc
 from multiprocessing import get_context
 from pathlib import Path
 
+from mslt.children import ctrl_c_waits
 from mslt.data.sentences import sentences
-from mslt.data.workers import cores, ctrl_c_waits
+from mslt.data.workers import cores
 
 _SKIPPED = {"__pycache__", "site-packages", "dist-packages", "test", "tests", "_vendor"}
 _FILE_BYTES = 1_000_000  # a larger module is generated

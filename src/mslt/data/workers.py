@@ -1,19 +1,17 @@
 """The processes that segment and tokenize: as many as there are cores, their results in order."""
 
 import os
-import signal
-import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 
+from mslt.children import ctrl_c_waits, end_with_parent
 from mslt.data.sentences import sentences
 from mslt.data.tokenizer import WordEncoder, load
 
@@ -101,31 +99,14 @@ def encoded(chunks: Iterable[Chunk], folder: Path, workers: int) -> Iterator[Enc
         pool.shutdown(cancel_futures=True)
 
 
-@contextmanager
-def ctrl_c_waits() -> Iterator[None]:
-    """Keep SIGINT back in the block; a process started there inherits that for good."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 _encoder: ChunkEncoder  # of a worker process
 
 
 def _start(folder: Path, most_words: int) -> None:
     global _encoder
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the cores are busy already
     _encoder = ChunkEncoder(folder, most_words)
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _work(chunk: Chunk) -> Encoded:

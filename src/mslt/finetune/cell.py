@@ -4,10 +4,11 @@ import time
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
+from mslt import foreign
 from mslt.checkpoint import write_file
 from mslt.data.tokenizer import given
 from mslt.files import appearing
@@ -15,6 +16,7 @@ from mslt.finetune.loop import How, fine_tune
 from mslt.finetune.material import Folders, Material, load
 from mslt.finetune.model import TaskModel, write
 from mslt.finetune.settings import Cell, FinetuneConfig
+from mslt.finetune.tasks import TASKS, find
 from mslt.model import Encoder
 from mslt.pretrained import Pretrained, open_model
 from mslt.run import to_json
@@ -67,13 +69,25 @@ def _opened(model: Path) -> Pretrained:
 
 @lru_cache(maxsize=1)
 def _loaded(name: str, where: Folders, tokenizer: Path) -> Material:
-    from mslt.finetune.tasks import find
-
     return load(find(name), where, given(tokenizer))
 
 
+def read_result(folder: Path) -> dict[str, Any]:
+    """What a cell's folder says that it has found, as `train` returns it.
+
+    Raises:
+        ValueError: its result.json is damaged.
+        OSError: it cannot be read.
+    """
+    file = folder / RESULT
+    result = foreign.read_json_object(file)
+    kinds = {"task": Literal[tuple(TASKS)], "lr": float, "seed": int, "seconds": float}
+    foreign.require(result, {**kinds, "scores": dict}, str(file))
+    return result
+
+
 def train(work: Work) -> dict[str, Any]:
-    """Train a cell, and leave its folder, which appears whole.
+    """Train a cell that is not trained yet, and leave its folder, which appears whole.
 
     Returns:
         What its result.json says: the cell, `scores` by metric in percent, steps, and seconds of
@@ -83,6 +97,8 @@ def train(work: Work) -> dict[str, Any]:
         ValueError: training diverged, or data or model are damaged.
         OSError: the disk is full or not writable.
     """
+    if (work.out / RESULT).is_file():
+        return read_result(work.out)
     start = time.perf_counter()
     if work.device == "cpu":
         torch.set_num_threads(work.threads)
@@ -115,7 +131,7 @@ def train(work: Work) -> dict[str, Any]:
         "train_seconds": trained,
         "seconds": time.perf_counter() - start,
     }
-    with appearing(work.out) as folder:
+    with appearing(work.out, replace=True) as folder:
         (folder / MODEL).mkdir()
         write(folder / MODEL, model.cpu(), pretrained.tokenizer, material.labels)
         for name, content in files.items():

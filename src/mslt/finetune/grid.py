@@ -1,12 +1,10 @@
 """The grid of fine-tunings as a queue: what is done is kept, and what was killed goes on."""
 
 import hashlib
-import multiprocessing
 import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,8 @@ from mslt import foreign, layout
 from mslt.analysis.formats import aligned
 from mslt.files import appearing, locked, refuse_standing, sweep
 from mslt.finetune import summary
-from mslt.finetune.cell import MODEL, RESULT, Work, folders, train
+from mslt.finetune.cell import MODEL, RESULT, Work, folders
+from mslt.finetune.crew import trained
 from mslt.finetune.material import check
 from mslt.finetune.settings import Cell, FinetuneConfig
 from mslt.finetune.tasks import find
@@ -156,8 +155,10 @@ def _train_all(grid: Grid) -> None:
         print(f"all {len(cells)} cells are trained already", flush=True)
         return
     print(f"{len(results)} of {len(cells)} cells are done", flush=True)
+    workers = min(grid.config.workers, len(left))
+    works, devices = _works(grid, left, workers), _devices(grid.config.device, workers)
     start = time.monotonic()
-    for number, (cell, result) in enumerate(_trained(grid, left), 1):
+    for number, (cell, result) in enumerate(trained(works, devices), 1):
         results[cell.name] = result
         _prune(grid, cell, results)
         took = time.monotonic() - start
@@ -172,30 +173,6 @@ def _train_all(grid: Grid) -> None:
             print(aligned(summary.progress(mine, results)), flush=True)
 
 
-def _trained(grid: Grid, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Any]]:
-    """Cells as they are done, here or in worker processes."""
-    workers = min(grid.config.workers, len(cells))
-    todo = iter(_works(grid, cells, workers))
-    if workers == 1:
-        for work in todo:
-            yield work.cell, train(work)
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        running: dict[Future[Any], Work] = {}
-        free = _devices(grid.config.device, workers)
-        while True:
-            while free and (waiting := next(todo, None)):
-                placed = _on(waiting, free.pop())
-                running[pool.submit(train, placed)] = placed
-            if not running:
-                return
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                work = running.pop(future)
-                free.append(work.device)
-                yield work.cell, future.result()
-
-
 def _devices(device: str, workers: int) -> list[str]:
     """A device for each worker: GPUs in turns, where `auto` or `cuda` leaves the choice."""
     picked = pick_device(device)
@@ -204,13 +181,8 @@ def _devices(device: str, workers: int) -> list[str]:
     return [picked] * workers
 
 
-def _on(work: Work, device: str) -> Work:
-    return Work(**{**work.__dict__, "device": device})
-
-
 def _works(grid: Grid, cells: Sequence[Cell], workers: int) -> Iterator[Work]:
-    config = grid.config
-    device = pick_device(config.device)
+    config, device = grid.config, pick_device(grid.config.device)
     precision = pick_precision(config.precision, device)
     cores = int(os.environ.get("OMP_NUM_THREADS", 0)) or len(os.sched_getaffinity(0))
     threads = max(1, cores // workers)
