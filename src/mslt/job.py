@@ -100,7 +100,7 @@ class Job:
         plan = config.stages()
         refuse_unlearned(plan, start)
         world = world or World(device=pick_device(config.device))
-        refuse_too_many(world, config)
+        refuse_too_many(world.size, config)
         vocabulary = read_vocabulary(store.path / "tokenizer")
         instances = Instances(
             store.train, config.instances, vocabulary, config.seed, config.batch_size
@@ -342,10 +342,10 @@ def majority_share(batches: list[Batch]) -> float:
     return max(share, 1 - share)
 
 
-def refuse_too_many(world: World, config: Config) -> None:
+def refuse_too_many(processes: int, config: Config) -> None:
     """Raise ValueError where a run cannot be shared among so many processes."""
-    if config.batch_size < world.size:
-        raise ValueError(f"batch_size is {config.batch_size}, too few for {world.size} processes")
+    if config.batch_size < processes:
+        raise ValueError(f"batch_size is {config.batch_size}, too few for {processes} processes")
 
 
 def pick_micro_batches(

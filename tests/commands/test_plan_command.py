@@ -9,6 +9,7 @@ from tiny_run import TINY
 from mslt.analysis import trial
 from mslt.cli import main
 from mslt.forecast import Forecast
+from mslt.plan import Plan, Stage
 
 SMALL = ["--model.hidden_size", "16", "--batch_size", "4", "--plan.seq_len", "32", "--steps", "100"]
 
@@ -18,6 +19,18 @@ def test_the_table_has_the_other_methods_beside_the_recipe(capsys) -> None:
     out = capsys.readouterr().out
     for words in ("whole", "stacking", "sent", "8 GPUs joined by 25 GbE", "30,522 pieces (no --da"):
         assert words in out
+    assert "Memory is that of tensors at their peak" in out
+
+
+def test_rounds_that_differ_are_told_of_by_the_plan_that_they_concern_most() -> None:
+    plan = Plan((Stage(2, steps=30), Stage(4, 2, steps=10)))
+    kinds = {
+        (2, 0, 128): trial._Kind([0.05, 0.05], [], []),
+        (4, 2, 128): trial._Kind([0.07, 0.05], [], []),
+    }
+    other = Plan((Stage(2, steps=1), Stage(4, 2, steps=100)))
+    assert trial._apart([plan], kinds) == pytest.approx(2.2 / 2 - 1)
+    assert trial._apart([plan, other], kinds) == pytest.approx(7.05 / 5.05 - 1)
 
 
 def test_a_search_says_that_it_knows_nothing_of_quality(capsys) -> None:
@@ -31,10 +44,12 @@ def test_steps_are_timed_and_pretrain_reads_what_was_predicted(
     store: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trial, "MOST", trial.FEWEST)
+    monkeypatch.setattr(trial, "QUIET", -1.0)
     words = ["plan", "bert_tiny_mslt", "--data", str(store), *SMALL]
     assert main([*words, "--measure", "--json"]) == 0
     captured = capsys.readouterr()
     assert "3 layers, all learn, length 32: " in captured.err
+    assert captured.err.splitlines()[-1].startswith("this machine is not quiet: by one round a pl")
     found = json.loads(captured.out)
     assert [row["depth"] for row in found["stages"]] == [3, 6, 9, 12, 12]
     assert all(row["seconds"] > 0 and row["memory"] > 1e8 for row in found["stages"])
@@ -52,6 +67,7 @@ def test_steps_are_timed_and_pretrain_reads_what_was_predicted(
         ("bert_tiny_mslt --measure", "--data is missing"),
         ("bert_tiny_mslt --measure --tflops 3", "tflops has no effect beside measure"),
         ("bert_tiny_mslt --link 25GbE", "link has no effect without several --gpus"),
+        ("bert_tiny_mslt --gpus 65", "batch_size is 64, too few for 65 processes"),
         ("bert_tiny_mslt --gpus 0", "gpus must be 1 or more, not 0"),
         ("bert_tiny_mslt --gpus 2 --link fast", "link must be NVLink or a number of Gbit/s"),
         ("bert_tiny_mslt --gpus 2 --link 0GbE", "link must be NVLink or a number of Gbit/s"),

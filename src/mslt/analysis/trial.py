@@ -6,7 +6,7 @@ It is a rehearsal (`mslt.rehearsal`) of a plan in which each of these kinds is a
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
@@ -30,6 +30,7 @@ FIRST = 4  # steps of each kind that show how many more there is time for
 FEWEST, MOST = 6, 40  # steps of each kind in a round
 SECONDS = 10.0  # of a round of all kinds, as far as these allow
 ROUNDS = 2  # so that what else the machine does falls on all kinds alike
+QUIET = 0.1  # by which rounds may differ before it is said
 SHARE = 0.6  # of a bare matrix product's rate that training reaches (docs/log.md: 69 % of fp32)
 GPU_MEMORY = 80e9  # bytes
 UPDATE = 10e9  # bytes/s of an optimizer's update, where nothing is known of the memory
@@ -83,6 +84,11 @@ def measured(config: Config, store: TokenStore, plans: list[Plan], machine: Mach
             kind.memory.append(stretch.memory)
             if stretch.index == len(union.stages) - 1:
                 evaluation = seconds_to_evaluate(job, stretch.done)
+    if (apart := _apart(plans, kinds)) > QUIET:
+        _say(
+            f"this machine is not quiet: by one round a plan takes {apart:.0%} longer than by "
+            f"another, so that totals may be off by {apart / 2:.0%}"
+        )
     took = {key: (mean(kind.seconds), median(kind.prefix)) for key, kind in kinds.items()}
     memory = {key: max(filter(None, kind.memory), default=None) for key, kind in kinds.items()}
     by = f"{ROUNDS} x {steps} steps of each kind, timed here"
@@ -95,6 +101,16 @@ def measured(config: Config, store: TokenStore, plans: list[Plan], machine: Mach
         memory=memory,
         evaluation=evaluation,
     )
+
+
+def _apart(plans: list[Plan], kinds: Mapping[Way, _Kind]) -> float:
+    """By how much the rounds differ about the total of the plan about which they differ most."""
+
+    def total(plan: Plan, number: int) -> float:
+        return sum(stage.steps * kinds[way(stage)].seconds[number] for stage in plan.stages)
+
+    totals = [[total(plan, number) for number in range(ROUNDS)] for plan in plans]
+    return max(max(each) / min(each) for each in totals) - 1
 
 
 def _with_steps(plan: Plan, steps: int) -> Plan:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 PIECES = 30_522  # where no store says how many: as many as BERT's vocabulary
 SHOWN = 25  # rows of a search
+TENSORS = "tensors at their peak, without what Python and torch take themselves"
 
 
 def command(argv: list[str]) -> int:
@@ -32,7 +33,9 @@ def command(argv: list[str]) -> int:
         options.need(given, "data")
 
     from mslt.data.store import TokenStore
+    from mslt.job import refuse_too_many
 
+    refuse_too_many(machine.gpus, config)
     store = TokenStore.open(Path(given["data"])) if "data" in given else None
     pieces = store.vocab_size if store else config.model.vocab_size or PIECES
     config = replace(config.with_vocabulary(pieces), prefix_cache=None, prefix_cache_gb=None)
@@ -197,6 +200,7 @@ def _print(
     )
     print(f"\n{stage_table(first, width)}\n\n{plan_table(outlooks, width)}\n")
     say(f"By {first.by}.")
+    say(f"Memory is that of {'a process at its peak' if given.get('measure') else TENSORS}.")
     if machine.network:
         say(f"{machine.gpus} GPUs joined by {machine.network.name}; traffic by arithmetic.")
     if first.evaluation is not None:
