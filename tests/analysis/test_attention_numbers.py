@@ -168,7 +168,7 @@ def test_tables_say_the_numbers_and_since_when_a_layer_is_settled() -> None:
     told = {"text": "held-out text", "sequences": 6, "tokens": 41}
     values = to_values(measure(models, 3, sample(), CLS, SEP), ["a", "b", "c"], told, 2)
     assert [row["model"] for row in values["settled"][:2]] == ["a", "a"]
-    text, lines = to_text(values), to_csv(values).splitlines()
+    text, lines = to_text(values, 80), to_csv(values).splitlines()
     assert "6 sequences, 41 tokens of held-out text" in text
     assert "Attention: distance from the model before" in text
     kinds = {line.partition(",")[0] for line in lines[1:]}
@@ -178,7 +178,7 @@ def test_tables_say_the_numbers_and_since_when_a_layer_is_settled() -> None:
     }
     one = to_values(measure([model], 1, sample(1), CLS, SEP), ["c"], {**told, "sequences": 1}, 0)
     assert one["pairs"] == one["settled"] == []
-    assert "±" not in to_text(one).partition("share of heads")[0]
+    assert "±" not in to_text(one, 80).partition("share of heads")[0]
 
 
 def test_a_layer_that_left_its_place_again_was_not_settled() -> None:

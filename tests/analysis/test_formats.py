@@ -32,12 +32,22 @@ TABLE = Table("7", "x|y", COLUMNS, ROWS, ("~: note_1",))
 
 
 def test_text_is_aligned_with_ranges_marks_and_what_is_absent() -> None:
-    lines = to_text(TABLE).split("\n")
+    lines = to_text(TABLE, 120).split("\n")
     assert lines[0] == "Table 7: x|y"
     assert lines[4].split("  ")[0] == "a_b"
     assert "2.00 (1.00 to 4.00)  2.0 (1.5 to 2.5; 2 of 3 seeds) ~  +0.2" in lines[4]
     assert lines[5].split() == ['c,"d"', "n/a", "20.6", "-1.0"]
     assert "time (min)" in lines[2]
+
+
+@pytest.mark.parametrize("width", [50, 60, 120])
+def test_text_is_broken_to_its_width_and_each_part_says_whose_row_it_is(width: int) -> None:
+    table = Table("", "x" * 5, COLUMNS, ROWS, ("a note of many words " * 9,))
+    lines = to_text(table, width).split("\n")
+    assert max(map(len, lines)) <= width
+    parts = sum(line.startswith("plan") for line in lines)
+    assert parts == {50: 2, 60: 2, 120: 1}[width]
+    assert sum(line.startswith("a_b") for line in lines) == parts
 
 
 def test_markdown_escapes_what_would_be_a_column_or_a_style() -> None:
@@ -90,6 +100,6 @@ def test_json_has_every_value_and_null_for_what_is_absent() -> None:
 def test_times_have_the_unit_that_suits_the_longest(seconds: float, shown: str) -> None:
     unit = {"60.0": "s", "119.0": "s", "120.0": "min", "2.0": "h"}[shown]
     overview = paper_tables([result(seconds=seconds)], "steps")[0]
-    text = to_text(overview)
+    text = to_text(overview, 200)
     assert f"time ({unit})" in text
     assert shown in text

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -85,7 +86,7 @@ def look(request: Request, out: Path) -> str:
         (folder / "attention.json").write_text(text, encoding="utf-8")
         (folder / "attention.csv").write_text(to_csv(values), encoding="utf-8")
         _draw(folder, maps, values, heads, request.seed)
-    return to_text(values)
+    return to_text(values, shutil.get_terminal_size().columns)
 
 
 def _draw(

@@ -9,7 +9,7 @@ import io
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mslt.analysis.formats import ABSENT, aligned
+from mslt.analysis.formats import ABSENT, aligned, broken
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -132,8 +132,8 @@ def _of_pair(pair: "Pair") -> list[Values]:
     return rows
 
 
-def to_text(values: Values) -> str:
-    """Tables for a terminal: models side by side, a row for each layer."""
+def to_text(values: Values, width: int) -> str:
+    """Tables for a terminal of so many columns: models side by side, a row for each layer."""
     sample, models, pairs = values["sample"], values["models"], values["pairs"]
     last, count = models[values["last"]], sample["sequences"]
     name = last["name"]
@@ -181,7 +181,7 @@ def to_text(values: Values) -> str:
     parts += [
         f"{name}: share of heads that look most at ..., and of the attention (neighbours: up to "
         "two tokens away, the token itself among them)",
-        _looks(last, values["uniform"]),
+        _looks(last, values["uniform"], width),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -223,7 +223,7 @@ def _percent(value: Values) -> str:
     return f"{value['mean']:.0%}" + (f" ±{100 * spread:.0f}" if spread else "")
 
 
-def _looks(model: Values, uniform: Values) -> str:
+def _looks(model: Values, uniform: Values, width: int) -> str:
     """Where the heads of each layer look."""
     lines = [["layer", *CLASSES, *(f"to {name}" for name in CLASSES)]]
     for row in model["layers"]:
@@ -231,7 +231,7 @@ def _looks(model: Values, uniform: Values) -> str:
         lines.append([str(row["layer"]), *shares, *(_cell(row["attention"][c]) for c in CLASSES)])
     even = [f"{uniform[name]:.3f}" for name in CLASSES]
     lines.append(["a head that looks everywhere alike", *[ABSENT] * len(CLASSES), *even])
-    return aligned(lines)
+    return broken(lines, width)
 
 
 def to_csv(values: Values) -> str:

@@ -1,5 +1,6 @@
 """What a comparison has come to: tables and curves of its finished runs."""
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -43,7 +44,9 @@ def write_results(
     curves = [Curve.of(run) for run in runs]
     for kind in ("png", "svg"):
         draw(curves, out / f"curves.{kind}", loss="heldout")  # of many runs the other is a cloud
-    print("\n" + "\n\n".join(to_text(t) for t in tables if t.has_scores or not t.number) + "\n")
+    width = shutil.get_terminal_size().columns
+    shown = [to_text(table, width) for table in tables if table.has_scores or not table.number]
+    print("\n" + "\n\n".join(shown) + "\n")
     return summary(results, tables)
 
 

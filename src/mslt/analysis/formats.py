@@ -5,6 +5,7 @@ What was not measured is written n/a, in CSV it is left empty, and in JSON it is
 
 import csv
 import io
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -38,10 +39,26 @@ def aligned(lines: Sequence[Sequence[str]]) -> str:
     )
 
 
-def to_text(table: Table) -> str:
-    """For a terminal, without columns of which nothing was measured."""
+def broken(lines: Sequence[Sequence[str]], width: int) -> str:
+    """Columns of text, in as many tables as the width takes, each with the first column."""
+    widths = [max(len(line[i]) for line in lines) + 2 for i in range(len(lines[0]))]
+    left, groups, room = widths[0] - 2, list[list[int]](), 0
+    for i, each in enumerate(widths[1:], 1):
+        if each > room:
+            groups.append([])
+            room = width - left
+        groups[-1].append(i)
+        room -= each
+    return "\n\n".join(
+        aligned([[line[0], *(line[i] for i in group)] for line in lines]) for group in groups
+    )
+
+
+def to_text(table: Table, width: int) -> str:
+    """For a terminal of so many columns, without those of the table that have no figure."""
     lines = written(table.without_empty_columns(), f" {MARK}")
-    return "\n".join([_title(table), "", aligned(lines), "", *table.notes])
+    title, *notes = (textwrap.fill(text, width) for text in (_title(table), *table.notes))
+    return "\n".join([title, "", broken(lines, width), "", *notes])
 
 
 def to_markdown(table: Table) -> str:

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+from mslt.analysis.formats import aligned, broken
 from mslt.analysis.planning import Outlook, Split
-from mslt.analysis.tables import aligned
 from mslt.room import run_bytes
 from mslt.words import duration, metric
 
@@ -13,10 +13,11 @@ COSTS = ("FLOPs/step", "s/step", "time", "reduced", "sent", "memory")
 
 def stage_table(outlook: Outlook, width: int) -> str:
     """A row per stage, in as many tables beside each other as the width takes."""
-    lines = [[*STAGES, *COSTS]]
-    for row in outlook.rows:
+    lines = [["stage", *STAGES, *COSTS]]
+    for number, row in enumerate(outlook.rows, 1):
         lines.append(
             [
+                f"{number}",
                 f"{row['depth']}",
                 f"{row['depth'] - row['learns_from']}",
                 f"{row['learns_from']}",
@@ -33,22 +34,19 @@ def stage_table(outlook: Outlook, width: int) -> str:
             ]
         )
     if not any(row["sent"] for row in outlook.rows):
-        lines = [[cell for i, cell in enumerate(line) if i != len(STAGES) + 4] for line in lines]
-    keys = ["stage", *(f"{i}" for i in range(1, len(outlook.rows) + 1))]
-    return "\n\n".join(_broken(keys, lines, width))
+        lines = _without(lines, "sent")
+    return broken(lines, width)
 
 
 def plan_table(outlooks: Sequence[Outlook], width: int) -> str:
     """A row per plan, and one for the first if its forward-only layers cost nothing."""
     whole = next((o for o in outlooks if o.config.plan.method == "whole"), None)
     base = whole.total("seconds") if whole else None
-    head = ["time", "of whole", "FLOPs", "sent", "memory", "disk"]
-    keys, lines = ["plan"], [head]
+    lines = [["plan", "time", "of whole", "FLOPs", "sent", "memory", "disk"]]
 
     def add(key: str, seconds: float, rest: Sequence[str]) -> None:
-        keys.append(key)
         share = f"{seconds / base:.3f}" if base else ""
-        lines.append([_time(seconds), share, *rest])
+        lines.append([key, _time(seconds), share, *rest])
 
     for number, outlook in enumerate(outlooks):
         memory = metric(max(row["memory"] for row in outlook.rows), "B")
@@ -58,8 +56,8 @@ def plan_table(outlooks: Sequence[Outlook], width: int) -> str:
         if number == 0 and outlook.bounded:
             add("  its bound *", outlook.total("bound"), ("", "", "", ""))
     if not any(outlook.total("sent") for outlook in outlooks):
-        lines = [line[:3] + line[4:] for line in lines]
-    return "\n\n".join(_broken(keys, lines, width))
+        lines = _without(lines, "sent")
+    return broken(lines, width)
 
 
 def search_table(found: Sequence[Split], whole: float, most: int) -> str:
@@ -80,21 +78,12 @@ def search_table(found: Sequence[Split], whole: float, most: int) -> str:
     return aligned(lines)
 
 
+def _without(lines: list[list[str]], heading: str) -> list[list[str]]:
+    """The same without a column."""
+    gone = lines[0].index(heading)
+    return [line[:gone] + line[gone + 1 :] for line in lines]
+
+
 def _time(seconds: float) -> str:
     """Finer than `duration` where plans are compared: 48 s, 3.6 min, 3 h 20 min."""
     return f"{seconds / 60:.1f} min" if 90 <= seconds < 5370 else duration(seconds)
-
-
-def _broken(keys: Sequence[str], lines: Sequence[Sequence[str]], width: int) -> list[str]:
-    """Tables of as many columns as fit the width, each with the keys to the left."""
-    widths = [max(len(line[i]) for line in lines) + 2 for i in range(len(lines[0]))]
-    left = max(map(len, keys))
-    groups: list[list[int]] = [[]]
-    for i, each in enumerate(widths):
-        if groups[-1] and left + sum(widths[j] for j in groups[-1]) + each > width:
-            groups.append([])
-        groups[-1].append(i)
-    return [
-        aligned([[key, *(line[i] for i in columns)] for key, line in zip(keys, lines)])
-        for columns in groups
-    ]
