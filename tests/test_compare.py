@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import signal
 from contextlib import redirect_stdout
 from dataclasses import replace
@@ -151,10 +152,15 @@ def test_a_run_that_diverges_is_given_up_once_and_for_all_and_told_of(
 
 
 def test_more_seeds_can_be_added_to_a_finished_comparison(
-    store: Path, unbroken: Path, tmp_path: Path
+    store: Path, unbroken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     one = comparison(store, seeds=(0,))
     assert begin(one, tmp_path / "out") == 0
+    said = capsys.readouterr().out
+    assert re.search(r"^seed 0, 10%: no evaluation yet; \d+ s left of it$", said, re.MULTILINE)
+    for name in ("whole", "mslt"):
+        told = rf"^{name}-seed0: predicted [\d.]+ s of training by its own steps 2 to 2: took"
+        assert len(re.findall(told, said, re.MULTILINE)) == 1
     assert resume(tmp_path / "out", seeds=2) == 0
     assert results(tmp_path / "out") == results(unbroken)
     with pytest.raises(ValueError, match="has 2 seeds already, more than 1"):
@@ -196,6 +202,10 @@ def test_a_damaged_file_is_named(unbroken: Path, tmp_path: Path) -> None:
         ("demo_whole demo_mslt+plan.kk=3 --data s --out o", "demo_mslt: unknown option --plan.kk"),
         ("demo_whole demo_mslt --plan.k 6 --data s --out o", "demo_whole: plan.k has no effect on"),
         ("demo_whole demo_mslt --timed_by x --data s --out o", "timed_by has no effect without"),
+        (
+            "demo_whole demo_mslt --budget recipe --steps 9 --data s --out o",
+            "steps has no effect wi",
+        ),
         ("demo_whole demo_mslt --seeds 0 --data s --out o", "seeds must be 1 or more, not 0"),
         (
             "demo_whole demo_mslt+seed=2 --data s --out o",

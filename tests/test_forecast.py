@@ -60,6 +60,8 @@ def test_what_one_stage_takes_tells_the_others_by_their_arithmetic() -> None:
     assert found.seconds[0] == 0.5
     for seconds, stage in zip(found.seconds, PLAN.stages):
         assert seconds / 0.5 == pytest.approx(work(CONFIG, stage) / work(CONFIG, PLAN.stages[0]))
+    by_second = extrapolated(CONFIG, PLAN, found.seconds[1], "its steps", index=1)
+    assert by_second.seconds == pytest.approx(found.seconds)
 
 
 def test_fast_forward_only_layers_are_reckoned_as_less_work() -> None:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from tiny_run import TINY, losses, steps
 
 from mslt.cli import main
-from mslt.config import InstanceConfig, OptimizerConfig
+from mslt.config import InstanceConfig, OptimizerConfig, PlanConfig
 from mslt.data.prepare import PrepareConfig, prepare
 from mslt.data.store import TokenStore
 from mslt.job import Job
@@ -216,3 +216,14 @@ def test_a_run_that_learns_nothing_of_context_says_so_once(
 ) -> None:
     pretrain(replace(TINY, eval_every=1, schedule=Schedule(lr=1e-9)), store, tmp_path / "run")
     assert capsys.readouterr().out.count("nothing of their context is learned yet") == 1
+
+
+def test_a_run_is_foretold_by_the_first_stage_that_is_logged_twice(
+    store: Path, tmp_path: Path
+) -> None:
+    plan = PlanConfig(method="mslt", k=2, shares=[20, 50, 30], seq_len=32)
+    config = replace(TINY, plan=plan, log_every=3)
+    assert [stage.steps for stage in config.stages().stages] == [2, 5, 3]
+    steps(config, store, tmp_path / "run", 7)
+    facts = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert facts["forecast"]["by"] == "its own steps 4 to 6"

@@ -19,6 +19,7 @@ from mslt.config import Config
 from mslt.console import duration
 from mslt.data.store import TokenStore
 from mslt.files import appearing, locked, refuse_standing
+from mslt.forecast import outcome
 from mslt.job import Job, store_hash
 from mslt.launch import save, verify_store
 from mslt.launcher import first_here_speaks, passes_signals_on
@@ -277,9 +278,16 @@ def train_seed(
                 break
             if world.main:
                 progress.tell(turn)
-        for loop in loops.values():
+        for name, loop in loops.items():
             loop.run.close()
+            if world.main and (told := _outcome(loop.run)):
+                print(f"{name}: {told}", flush=True)
         return asked if asked > SAVE else 0
+
+
+def _outcome(run: Run) -> str | None:
+    """A finished run against its forecast, in a line."""
+    return outcome(run.facts(), run.config.stages(), run.heldout())
 
 
 def _save(loops: Iterable[Loop]) -> None:
@@ -351,10 +359,11 @@ class _Progress:
                 last = heldout[-1]
                 plan = name.removesuffix(self.suffix)
                 parts.append(f"{plan} {last['mlm_loss']:.3f} in {duration(last['seconds'])}")
+        reached = ", ".join(parts) or "no evaluation yet"
         share = turn.block / self.blocks
         done = turn.block - self._first + 1  # since a resume
         left = (time.monotonic() - self._start) / done * (self.blocks - turn.block)
         print(
-            f"{self.title}, {share:.0%}: {', '.join(parts)}; {duration(left)} left of it",
+            f"{self.title}, {share:.0%}: {reached}; {duration(left)} left of it",
             flush=True,
         )

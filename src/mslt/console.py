@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from mslt.config import Config
-from mslt.forecast import Forecast, stage_seconds, verdict
+from mslt.forecast import Forecast, outcome
 from mslt.plan import Plan, Stage
 from mslt.run import Run
 from mslt.screen import Screen, columns, is_terminal
@@ -150,9 +150,8 @@ class Console:
             f"finished: held-out loss {lines[-1]['mlm_loss']:.4f} (token frequencies alone: "
             f"{facts['baseline_mlm_loss']:.4f}) after {duration(lines[-1]['seconds'])} of training"
         )
-        took, forecast = stage_seconds(self.plan, lines), Forecast.of_run(facts, self.plan)
-        if forecast and len(took) == len(self.plan.stages):
-            self.say(f"  {verdict(forecast, self.plan, took)}")
+        if told := outcome(facts, self.plan, lines):
+            self.say(f"  {told}")
         self.say(f"  mslt export {out} --out DIR   writes it for Hugging Face")
 
     def _at(self, step: int) -> None:

@@ -109,10 +109,10 @@ def work(config: Config, stage: Stage) -> float:
     return cost.total(prefix_speed(config))
 
 
-def extrapolated(config: Config, plan: Plan, seconds: float, by: str) -> Forecast:
-    """A forecast from what a step of the first stage takes, by the FLOPs of the others."""
+def extrapolated(config: Config, plan: Plan, seconds: float, by: str, index: int = 0) -> Forecast:
+    """A forecast from what a step of one stage takes, by the FLOPs of the others."""
     costs = [work(config, stage) for stage in plan.stages]
-    return Forecast(by, tuple(seconds * cost / costs[0] for cost in costs))
+    return Forecast(by, tuple(seconds * cost / costs[index] for cost in costs))
 
 
 def stage_seconds(plan: Plan, heldout: Sequence[Mapping[str, Any]]) -> list[float]:
@@ -125,6 +125,22 @@ def stage_seconds(plan: Plan, heldout: Sequence[Mapping[str, Any]]) -> list[floa
         found.append(at[end] - before)
         before = at[end]
     return found
+
+
+def outcome(
+    facts: Mapping[str, Any], plan: Plan, heldout: Sequence[Mapping[str, Any]]
+) -> str | None:
+    """A run against its forecast, in a line; None where it is not finished, or has none.
+
+    Args:
+        facts: its run.json.
+        plan: its stages.
+        heldout: its evaluations.
+    """
+    forecast, took = Forecast.of_run(facts, plan), stage_seconds(plan, heldout)
+    if forecast is None or len(took) < len(plan.stages):
+        return None
+    return verdict(forecast, plan, took)
 
 
 def verdict(forecast: Forecast, plan: Plan, took: Sequence[float]) -> str:

@@ -106,7 +106,7 @@ def _stages(
             elif last or (step + 1) % job.config.log_every == 0:
                 values = {name: float(value) for name, value in metrics.items()}
                 values |= _rates(job, done, mark)
-                if not foretold and mark[0]:
+                if not foretold and mark[0] > steps.start:  # its first steps warm up
                     foretold = _foretell(job, run, done, mark)
                 mark = (step + 1, clock.seconds)
                 run.record("train", step + 1, values)
@@ -199,12 +199,11 @@ def _rates(job: Job, done: Done, mark: tuple[int, float]) -> dict[str, Any]:
 
 
 def _foretell(job: Job, run: Run, done: Done, mark: tuple[int, float]) -> bool:
-    """Let run.json keep what steps of the first stage say of all, to be compared in the end."""
+    """Let run.json keep what some steps of a stage say of all, to be compared in the end."""
     step, seconds = mark
-    if not done.index:
-        each = (done.clock.seconds - seconds) / (done.step - step)
-        by = f"its own steps {step + 1} to {done.step}"
-        run.foretell(extrapolated(job.config, job.plan, each, by))
+    each = (done.clock.seconds - seconds) / (done.step - step)
+    by = f"its own steps {step + 1} to {done.step}"
+    run.foretell(extrapolated(job.config, job.plan, each, by, done.index))
     return True
 
 

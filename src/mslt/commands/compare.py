@@ -44,6 +44,8 @@ def command(argv: list[str]) -> int:
     data, budget = Path(options.need(given, "data")), given.get("budget", "steps")
     if "timed_by" in given and budget != "time":
         raise ValueError("timed_by has no effect without --budget time")
+    if "steps" in over and budget == "recipe":
+        raise ValueError("steps has no effect with --budget recipe: each plan has its recipe's own")
     first = next(iter(plans.values())).seed
 
     from mslt.compare import Comparison, begin
