@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from theirs import shape, their_model
 from tiny_run import TINY, final_weights, losses, start, steps
-from transformers import PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel
 
 from mslt.checkpoint import load_model
 from mslt.cli import main
@@ -25,6 +25,7 @@ from mslt.huggingface import from_hf
 from mslt.job import Job
 from mslt.launch import pretrain
 from mslt.layout import read_start
+from mslt.pretrained import open_model
 from mslt.run import Run
 from mslt.start import bring
 
@@ -263,6 +264,32 @@ def test_pickled_weights_are_converted_where_that_is_asked_for(
         bring(foreign, tmp_path / "again", convert_bin=True)
 
 
+def test_what_was_imported_opens_and_is_exported_as_it_is(
+    foreign: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, out, expected = tmp_path / "run", tmp_path / "out", open_model(foreign).model.state_dict()
+    bring(
+        as_bin(foreign, tmp_path / "bin", load_file(foreign / "model.safetensors")),
+        run,
+        convert_bin=True,
+    )
+    for path, name in ((run, "run"), (run / "start", "run/start")):
+        opened = open_model(path)
+        assert (opened.name, opened.tokenizer) == (name, run / "tokenizer")
+        assert all(torch.equal(t, expected[n]) for n, t in opened.model.state_dict().items())
+    assert main(["export", str(run), "--out", str(out), "--best", "true"]) == 2
+    assert "--best has no effect" in capsys.readouterr().err
+    assert main(["export", str(run), "--out", str(out)]) == 0
+    again = open_model(out)
+    assert not again.fresh
+    assert all(torch.equal(t, expected[n]) for n, t in again.model.state_dict().items())
+    assert "taken from bin by `mslt import`" in (out / "README.md").read_text()
+    assert AutoTokenizer.from_pretrained(out).mask_token == "[MASK]"
+    (run / "start" / "state.json").unlink()
+    with pytest.raises(ValueError, match=r"run/start is damaged: it has no state\.json"):
+        open_model(run)
+
+
 class Touch:
     """What a pickle of it does when it is loaded as pickles are."""
 
@@ -280,8 +307,9 @@ def test_a_pickle_that_does_something_is_refused_and_does_nothing(
         folder = as_bin(foreign, tmp_path / f"bin{number}", content)
         file = folder / "pytorch_model.bin"
         file.write_bytes(file.read_bytes().ljust(1 << 20, b"\0") if number else file.read_bytes())
-        with pytest.raises(ValueError, match=r"pytorch_model\.bin"):
+        with pytest.raises(ValueError, match=r"pytorch_model\.bin") as refused:
             bring(folder, tmp_path / "run", convert_bin=True)
+        assert "weights_only" not in str(refused.value)  # torch advises to open it all the same
     raw = io.BytesIO()
     pickle.dump(Touch(tmp_path / "done"), raw)
     (folder / "pytorch_model.bin").write_bytes(raw.getvalue().ljust(1 << 20, b"\0"))

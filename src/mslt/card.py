@@ -10,6 +10,7 @@ from typing import Any
 
 from mslt.analysis.tables import stage_rows
 from mslt.config import Config
+from mslt.layout import Start
 from mslt.plan import Plan, Stage
 from mslt.run import Run
 from mslt.schedule import DECAY_SHARE
@@ -146,6 +147,22 @@ def model_card(model: Described) -> str:
         _CITATION,
     ]
     return "\n".join(parts)
+
+
+def imported_card(start: Start) -> str:
+    """The README.md of a model that was brought in from elsewhere and not trained on."""
+    config, name = start.model, html.escape(start.name)
+    article, kind = ("An", "ALBERT") if config.embedding_size else ("A", "BERT")
+    return "\n".join(
+        [
+            _HEAD.format(kind=kind.lower()),
+            f"# {kind}, {start.depth} layers of {config.hidden_size}\n",
+            f"{article} {kind} encoder with its pre-training heads, taken from {name} by `mslt "
+            f"import` and not trained since. What it had learned before, from what text and how "
+            f"well, is not known here; heads that it lacked are random.\n",
+            _LOAD,
+        ]
+    )
 
 
 def _origin(model: Described) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from mslt import foreign, huggingface
 from mslt.checkpoint import FACTS, STATE, load_model
 from mslt.config import ModelConfig
-from mslt.layout import CONFIG, model_folders, read_config
+from mslt.layout import CONFIG, START, awaits, model_folders, read_config, read_start
 from mslt.model import Encoder
 
 
@@ -36,16 +36,22 @@ def open_model(path: Path) -> Pretrained:
     Args:
         path: a run (its finished model or, of a run that is not finished, its newest good
             checkpoint), one of its stages (RUN/stages/2-depth-6) or checkpoints
-            (RUN/checkpoints/step-N), or a Hugging Face folder of a BERT or ALBERT in safetensors.
+            (RUN/checkpoints/step-N), what `mslt import` has written (RUN before it begins, and
+            RUN/start later on), or a Hugging Face folder of a BERT or ALBERT in safetensors.
 
     Raises:
         ValueError: the folder is none of these, or damaged.
         OSError: it cannot be read.
     """
     path = Path(path)
+    if awaits(path):
+        return Pretrained(path.resolve().name, brought(path), path / "tokenizer")
     if (path / CONFIG).is_file():
         model, _ = first_good(model_folders(path), read_config(path).model)
         return Pretrained(path.resolve().name, model, path / "tokenizer")
+    if (path / STATE).is_file() and path.resolve().name == START:
+        run = path.resolve().parent
+        return Pretrained(f"{run.name}/{START}", brought(run), run / "tokenizer")
     if (path / STATE).is_file():
         run = path.resolve().parents[1]
         model, _ = load_model(path, read_config(run).model)
@@ -57,6 +63,18 @@ def open_model(path: Path) -> Pretrained:
         f"{path} holds no model: it is no run, no stage or checkpoint of one, and no Hugging Face "
         f"folder with config.json and model.safetensors"
     )
+
+
+def brought(run: Path) -> Encoder:
+    """The model that `mslt import` has written into a run's folder.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    start = read_start(run)
+    if start is None:
+        raise ValueError(f"{run / START} is damaged: it has no {STATE}")
+    return load_model(start.folder, start.model)[0]
 
 
 def first_good(folders: Sequence[Path], config: ModelConfig) -> tuple[Encoder, dict[str, Any]]:

@@ -55,12 +55,16 @@ def unpickled_weights(file: Path) -> Iterator[dict[str, Given]]:
 
     Raises:
         ValueError: it holds more, or is damaged.
+        OSError: it cannot be read.
     """
-    try:
-        found = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # zip, pickle and torch raise many kinds
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"{file} cannot be read as weights alone: {reason}") from None
+    with file.open("rb") as content:
+        try:
+            found = torch.load(content, map_location="cpu", weights_only=True)
+        except Exception:  # zip, pickle and torch raise many kinds, some with unsafe advice
+            raise ValueError(
+                f"{file} cannot be read as weights alone: it is damaged, or holds "
+                f"what would run as code if it were opened otherwise"
+            ) from None
     if not isinstance(found, dict) or not all(isinstance(t, Tensor) for t in found.values()):
         raise ValueError(f"{file} holds something else than weights by their names")
     yield {

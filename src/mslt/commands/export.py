@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from mslt.layout import CONFIG, awaits
 from mslt.options import Options
 
 
@@ -12,14 +13,14 @@ def command(argv: list[str]) -> int:
         "Write the model of a run as Hugging Face transformers reads it.",
         ["mslt export run --out my-bert", "mslt export run --out my-bert-3-layers --stage 1"],
     )
-    options.positional("run", "the run's folder, from mslt pretrain")
+    options.positional("run", "the run's folder, from mslt pretrain or mslt import")
     options.option("out", str, "the folder to write")
     options.option("stage", int | None, "the model at the end of this stage, counted from 1")
     options.option("best", bool, "the checkpoint that was evaluated best", False)
     given = options.parse(argv)
     run, out = Path(options.need(given, "run")), Path(options.need(given, "out"))
-    if not (run / "config.yaml").is_file():
-        raise ValueError(f"{run} is not a run: it has no config.yaml (mslt pretrain)")
+    if not (run / CONFIG).is_file() and not awaits(run):
+        raise ValueError(f"{run} is not a run: it has no {CONFIG} (mslt pretrain)")
 
     from mslt.export import export
 
