@@ -23,7 +23,10 @@ def test_scores_of_every_run_stand_in_the_papers_tables(
     }
     compared = tmp_path / "compared"
     assert begin(Comparison("steps", store, (0,), plans, dict.fromkeys(plans, "")), compared) == 0
-    write_task(tmp_path / "glue", GLUE["rte"], list("abcdefghij"), rows=16)
+    for name in ("rte", "wnli"):
+        write_task(tmp_path / "glue", GLUE[name], list("abcdefghij"), rows=16)
+    by_hand = compared / "runs" / "whole-seed0" / "scores.json"
+    by_hand.write_text('{"MNLI": 84.3, "RTE": 1}')
     words = [
         *("finetune", str(compared), "--tasks", "rte", "--glue_dir", str(tmp_path / "glue")),
         *("--out", str(tmp_path / "judged"), "--lrs", "1e-3", "--seeds", "1", "--epochs", "1"),
@@ -36,5 +39,11 @@ def test_scores_of_every_run_stand_in_the_papers_tables(
         assert 0 <= scores["RTE"] <= 100
         assert f"{scores['RTE']:.1f}" in (compared / "tables.md").read_text()
     assert "5" in tables
+    again = [word.replace("rte", "wnli") for word in words]
+    assert main(again) == 0, capsys.readouterr().err
+    kept = json.loads(by_hand.read_text())
+    assert kept["MNLI"] == 84.3
+    assert kept["RTE"] != 1
+    assert set(kept) == {"MNLI", "RTE"}  # WNLI has no column in the paper's tables
     assert main([*words, "--against", str(tmp_path / "judged")]) == 2
     assert "against has no effect on a comparison" in capsys.readouterr().err

@@ -2,16 +2,18 @@
 
 from pathlib import Path
 
-from mslt import layout
+from mslt import foreign, layout
 from mslt.analysis.comparison import write_results
+from mslt.analysis.results import TASKS, scores_of
 from mslt.compare import Comparison, is_finished
 from mslt.finetune.grid import finetune
 from mslt.finetune.settings import FinetuneConfig
-from mslt.run import write_text
+from mslt.finetune.tasks import find
+from mslt.run import to_json, write_text
 
 
 def finetune_compared(compared: Path, out: Path, config: FinetuneConfig) -> None:
-    """Train a grid on each finished run, keep its scores beside the run, and fill the tables.
+    """Train a grid on each finished run, add its scores to the run's, and fill the tables.
 
     Args:
         compared: the folder of a comparison; runs that have not come to their end are left out.
@@ -28,10 +30,20 @@ def finetune_compared(compared: Path, out: Path, config: FinetuneConfig) -> None
     runs = [run for run in runs if is_finished(run)]
     if not runs:
         raise ValueError(f"no run in {compared} has come to its end")
+    for run in runs:
+        scores_of(run)  # what stands there is to be kept: better damaged now than in the end
     for number, run in enumerate(runs, 1):
         print(f"{run.name}, run {number} of {len(runs)}:", flush=True)
         finetune(run, out / run.name, config)
-        scores = (out / run.name / layout.SCORES).read_text(encoding="utf-8")
-        write_text(run / layout.SCORES, scores)
+        _keep(out / run.name, run, config)
     results = write_results(compared, names, seeds, comparison.budget, comparison.lost)
     comparison.write(compared, results)
+
+
+def _keep(grid: Path, run: Path, config: FinetuneConfig) -> None:
+    """Put a grid's scores beside a run, in the place of those of its tasks; others stay."""
+    asked = {column for name in config.tasks for column in find(name).columns}
+    others = {column: score for column, score in scores_of(run).items() if column not in asked}
+    found = foreign.read_json_object(grid / layout.SCORES)
+    shown = {column: score for column, score in found.items() if column in TASKS}  # WNLI is not
+    write_text(run / layout.SCORES, to_json({**others, **shown}, indent=1))

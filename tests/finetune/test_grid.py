@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification
 
 from mslt import layout
 from mslt.finetune import cell as cells
-from mslt.finetune import crew, grid
+from mslt.finetune import crew, grid, summary
 from mslt.finetune.model import TaskModel, read, write
 from mslt.finetune.settings import Cell, FinetuneConfig
 from mslt.finetune.tasks import GLUE
@@ -92,6 +92,51 @@ def test_what_decides_a_cell_may_not_change_and_what_adds_cells_may(
     said = capsys.readouterr().out
     assert "1 of 2 cells are done" in said
     assert "RTE" in said.partition("against")[2]
+
+
+def written(folder: Path) -> bytes:
+    return (folder / "model.safetensors").read_bytes()
+
+
+def test_tables_scores_and_models_are_of_all_cells_whatever_was_asked_for_last(
+    finished: Run, data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    whole = {"tasks": ["rte", "stsb"], "lrs": [1e-2, 5e-3], "epochs": 2}
+    grid.finetune(finished.path, out, config(data, **whole))
+    names = (layout.SCORES, "table.md", "rte/model.safetensors", "stsb/model.safetensors")
+    before = {name: (out / name).read_bytes() for name in names}
+    for less in ({"seeds": 1}, {"lrs": [5e-3]}, {"tasks": ["stsb"]}):
+        grid.finetune(finished.path, out, config(data, **{**whole, **less}))
+        assert {name: (out / name).read_bytes() for name in names} == before
+    grid.finetune(finished.path, out, config(data, **{**whole, "seeds": 3, "tasks": ["rte"]}))
+    results = cells.read_results(out / "cells").values()
+    best = {found.task.name: found.best for found in summary.found(results)}["rte"]
+    assert f"| RTE | {best.lr:g} | 3 |" in (out / "table.md").read_text()
+    assert written(out / "rte") == written(out / "cells" / best.name / "model")
+
+
+def test_what_diverges_is_a_result_without_a_score_or_a_model(
+    finished: Run, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rate = 1e30
+    how = {"lrs": [rate, 1e-2], "seeds": 2, "epochs": 1}
+    grid.finetune(finished.path, tmp_path / "out", config(data, **how))
+    cell = tmp_path / "out" / "cells" / f"rte-lr{rate:g}-seed0"
+    result = json.loads((cell / "result.json").read_text())
+    assert result["scores"] == {"accuracy": None}
+    assert "not finite" in result["diverged"] or "loss is nan" in result["diverged"]
+    assert [path.name for path in cell.iterdir()] == ["result.json"]
+    said = capsys.readouterr().out
+    assert f"{cell.name}: diverged ({result['diverged']})" in said
+    assert f"{rate:g}  diverged  diverged" in said
+    assert "| RTE | 0.01 | 2 |" in (tmp_path / "out" / "table.md").read_text()
+
+    out = tmp_path / "alone"
+    grid.finetune(finished.path, out, config(data, **{**how, "lrs": [rate]}))
+    assert json.loads((out / layout.SCORES).read_text()) == {}
+    assert "2 (2 diverged) | accuracy | n/a" in (out / "table.md").read_text()
+    assert not (out / "rte").exists()
 
 
 @pytest.mark.parametrize("classes", [2, 1])

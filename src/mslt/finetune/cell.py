@@ -12,8 +12,8 @@ from mslt import foreign
 from mslt.checkpoint import write_file
 from mslt.data.tokenizer import given
 from mslt.files import appearing
-from mslt.finetune.loop import How, fine_tune
-from mslt.finetune.material import Folders, Material, load
+from mslt.finetune.loop import Diverged, How, fine_tune
+from mslt.finetune.material import Folders, Material, Scores, load
 from mslt.finetune.model import TaskModel, write
 from mslt.finetune.settings import Cell, FinetuneConfig
 from mslt.finetune.tasks import TASKS, find
@@ -86,15 +86,27 @@ def read_result(folder: Path) -> dict[str, Any]:
     return result
 
 
+def read_results(cells: Path) -> dict[str, dict[str, Any]]:
+    """What all finished cells in a folder of cells have found, by their names.
+
+    Raises:
+        ValueError: one is damaged.
+        OSError: it cannot be read.
+    """
+    folders = [file.parent for file in sorted(cells.glob(f"*/{RESULT}"))]
+    return {f.name: read_result(f) for f in folders if not f.name.startswith(".")}
+
+
 def train(work: Work) -> dict[str, Any]:
     """Train a cell that is not trained yet, and leave its folder, which appears whole.
 
     Returns:
         What its result.json says: the cell, `scores` by metric in percent, steps, and seconds of
-        training and of all.
+        training and of all. Where training diverged there is no score and no model, and `diverged`
+        says how.
 
     Raises:
-        ValueError: training diverged, or data or model are damaged.
+        ValueError: data or model are damaged.
         OSError: the disk is full or not writable.
     """
     if (work.out / RESULT).is_file():
@@ -117,10 +129,15 @@ def train(work: Work) -> dict[str, Any]:
         precision=work.precision,
         device=work.device,
     )
-    began = time.perf_counter()
-    steps = fine_tune(model, material.train, how)
-    trained = time.perf_counter() - began
-    scores, files = material.judge(model, work.device)
+    began, steps, trained, diverged = time.perf_counter(), 0, 0.0, {}
+    scores: Scores = dict.fromkeys(task.metrics)
+    files: dict[str, bytes] = {}
+    try:
+        steps = fine_tune(model, material.train, how)
+        trained = time.perf_counter() - began
+        scores, files = material.judge(model, work.device)
+    except Diverged as error:
+        diverged = {"diverged": str(error)}
     result = {
         "task": cell.task,
         "lr": cell.lr,
@@ -130,10 +147,12 @@ def train(work: Work) -> dict[str, Any]:
         "steps": steps,
         "train_seconds": trained,
         "seconds": time.perf_counter() - start,
+        **diverged,
     }
     with appearing(work.out, replace=True) as folder:
-        (folder / MODEL).mkdir()
-        write(folder / MODEL, model.cpu(), pretrained.tokenizer, material.labels)
+        if not diverged:
+            (folder / MODEL).mkdir()
+            write(folder / MODEL, model.cpu(), pretrained.tokenizer, material.labels)
         for name, content in files.items():
             write_file(folder / name, content)
         write_file(folder / RESULT, to_json(result, indent=1).encode())

@@ -1,5 +1,6 @@
 """The grid of fine-tunings as a queue: what is done is kept, and what was killed goes on."""
 
+import filecmp
 import hashlib
 import os
 import shutil
@@ -13,9 +14,10 @@ import torch
 
 from mslt import foreign, layout
 from mslt.analysis.formats import aligned
+from mslt.checkpoint import WEIGHTS
 from mslt.files import appearing, locked, refuse_standing, sweep
 from mslt.finetune import summary
-from mslt.finetune.cell import MODEL, RESULT, Work, folders
+from mslt.finetune.cell import MODEL, Work, folders, read_results
 from mslt.finetune.crew import trained
 from mslt.finetune.material import check
 from mslt.finetune.settings import Cell, FinetuneConfig
@@ -47,11 +49,11 @@ class Grid:
         return self.out / CELLS / cell.name
 
     def results(self) -> dict[str, Any]:
-        """What the finished cells of the grid have found, by the cells' names."""
-        files = {cell.name: self.folder(cell) / RESULT for cell in self.config.cells()}
-        return {
-            name: foreign.read_json_object(file) for name, file in files.items() if file.is_file()
-        }
+        """What all finished cells in the folder have found, by the cells' names.
+
+        Those too that are not asked for now: tables and models are of all.
+        """
+        return read_results(self.out / CELLS)
 
 
 def finetune(model: Path, out: Path, config: FinetuneConfig, against: Path | None = None) -> None:
@@ -67,7 +69,9 @@ def finetune(model: Path, out: Path, config: FinetuneConfig, against: Path | Non
         ValueError: model or data are damaged, or the folder holds something else.
         OSError: the disk is full or not writable.
     """
-    other = _results_in(against) if against else []
+    other = read_results(against / CELLS).values() if against else ()
+    if against and not other:
+        raise ValueError(f"against: {against} holds no cells of mslt finetune")
     pretrained = open_model(model)
     _refuse_misfit(pretrained, config)
     where = folders(config)
@@ -89,18 +93,6 @@ def finetune(model: Path, out: Path, config: FinetuneConfig, against: Path | Non
             f"\nagainst {against}:\n{aligned(summary.differences(grid.results().values(), other))}"
         )
         print("~: less than from the lowest to the highest seed of either", flush=True)
-
-
-def _results_in(out: Path) -> list[Any]:
-    """What all cells in a grid's folder have found.
-
-    Raises:
-        ValueError: there are none.
-    """
-    files = sorted((out / CELLS).glob(f"*/{RESULT}"))
-    if not files:
-        raise ValueError(f"against: {out} holds no cells of mslt finetune")
-    return [foreign.read_json_object(file) for file in files]
 
 
 def _refuse_misfit(pretrained: Pretrained, config: FinetuneConfig) -> None:
@@ -154,23 +146,29 @@ def _train_all(grid: Grid) -> None:
     if not left:
         print(f"all {len(cells)} cells are trained already", flush=True)
         return
-    print(f"{len(results)} of {len(cells)} cells are done", flush=True)
+    print(f"{len(cells) - len(left)} of {len(cells)} cells are done", flush=True)
     workers = min(grid.config.workers, len(left))
     works, devices = _works(grid, left, workers), _devices(grid.config.device, workers)
     start = time.monotonic()
     for number, (cell, result) in enumerate(trained(works, devices), 1):
         results[cell.name] = result
-        _prune(grid, cell, results)
+        _prune(grid, results)
         took = time.monotonic() - start
-        scores = ", ".join(f"{n} {summary.to_text(v)}" for n, v in result["scores"].items())
         print(
-            f"{cell.name}: {scores}, {duration(result['seconds'])}; {len(left) - number} to come, "
-            f"about {duration(took / number * (len(left) - number))}",
+            f"{cell.name}: {_said(result)}, {duration(result['seconds'])}; {len(left) - number} to "
+            f"come, about {duration(took / number * (len(left) - number))}",
             flush=True,
         )
         mine = [c for c in cells if c.task == cell.task]
         if all(c.name in results for c in mine):
             print(aligned(summary.progress(mine, results)), flush=True)
+
+
+def _said(result: Mapping[str, Any]) -> str:
+    """A cell's scores, or why there are none."""
+    if "diverged" in result:
+        return f"diverged ({result['diverged']})"
+    return ", ".join(f"{name} {text}" for name, text in summary.said(result).items())
 
 
 def _devices(device: str, workers: int) -> list[str]:
@@ -191,18 +189,14 @@ def _works(grid: Grid, cells: Sequence[Cell], workers: int) -> Iterator[Work]:
         yield Work(cell, grid.model, out, config, precision, device, threads)
 
 
-def _prune(grid: Grid, cell: Cell, results: Mapping[str, Any]) -> None:
-    """Keep the model of a rate's best seed alone."""
-    first = find(cell.task).metrics[0]
-    of_rate = [
-        other
-        for other in grid.config.cells()
-        if (other.task, other.lr) == (cell.task, cell.lr) and other.name in results
-    ]
-    best = max(of_rate, key=lambda c: summary.order(results[c.name]["scores"].get(first)))
-    for other in of_rate:
-        if other != best:
-            shutil.rmtree(grid.folder(other) / MODEL, ignore_errors=True)
+def _prune(grid: Grid, results: Mapping[str, Any]) -> None:
+    """Keep the model of each rate's best seed alone."""
+    of_rate: dict[tuple[str, float], list[Any]] = {}
+    for result in results.values():
+        of_rate.setdefault((result["task"], result["lr"]), []).append(result)
+    kept = {summary.best(of_rate[rate]).name for rate in of_rate}
+    for name in results.keys() - kept:
+        shutil.rmtree(grid.out / CELLS / name / MODEL, ignore_errors=True)
 
 
 def _finish(grid: Grid, name: str) -> None:
@@ -211,15 +205,25 @@ def _finish(grid: Grid, name: str) -> None:
     scores: dict[str, float] = {}
     for task in summary.found(results):
         scores |= task.columns
-        model = grid.folder(task.best) / MODEL
-        if model.is_dir():
-            with appearing(grid.out / task.task.name, replace=True) as folder:
-                shutil.copytree(model, folder, dirs_exist_ok=True)
+        _give(grid.folder(task.best) / MODEL, grid.out / task.task.name)
     write_text(grid.out / layout.SCORES, to_json(scores, indent=1))
     table = summary.rows(results)
     write_text(grid.out / TABLE, to_markdown(table))
     print(f"\n{name}, on dev, the best rate by its median:\n{aligned(table)}", flush=True)
     print(f"\nwrote {grid.out}: a folder for each task's best model, {layout.SCORES}, {TABLE}")
+
+
+def _give(model: Path, to: Path) -> None:
+    """Copy a task's best model, unless it is there."""
+    if not model.is_dir():
+        print(f"{to.name}: no model, since {model.parent} has none", flush=True)
+    elif not _same(model / WEIGHTS, to / WEIGHTS):
+        with appearing(to, replace=True) as folder:
+            shutil.copytree(model, folder, dirs_exist_ok=True)
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.is_file() and other.is_file() and filecmp.cmp(one, other)
 
 
 def to_markdown(table: Sequence[Sequence[str]]) -> str:

@@ -61,6 +61,10 @@ def _losses(
     return (F.cross_entropy(logits, inputs.labels.long(), reduction="sum"),)
 
 
+class Diverged(ValueError):
+    """What training has come to is not finite any more."""
+
+
 OBJECTIVE = Objective(("loss",), TaskInputs.of, lambda batch: (len(batch.lengths),), _losses)
 
 
@@ -82,7 +86,8 @@ def fine_tune(
         The steps that it took.
 
     Raises:
-        ValueError: the loss is not finite any more.
+        Diverged: the loss, which is looked at now and then and after the last step, or a weight is
+            not finite any more.
     """
     model.to(how.device)
     freeze(model, 0)
@@ -100,20 +105,29 @@ def fine_tune(
     for step, rows in enumerate(batches):
         batch: Any = encoded.batch(rows)
         values = trainer.step(step, batch, schedule.at(step, len(batches)))
-        if step % 100 == 0 and not torch.isfinite(values["loss"]):
-            raise ValueError(f"the loss is {float(values['loss'])} at step {step}: lower --lrs")
+        seen = step % 100 == 0 or step + 1 == len(batches)
+        if seen and not torch.isfinite(values["loss"]):
+            raise Diverged(f"the loss is {float(values['loss'])} at step {step + 1}")
         tell(step + 1, len(batches))
+    if not all(bool(torch.isfinite(weights).all()) for weights in model.parameters()):
+        raise Diverged(f"weights are not finite after step {len(batches)}")
     return len(batches)
 
 
 @torch.no_grad()
 def predict(model: TaskModel, encoded: Encoded, device: str = "cpu") -> list[np.ndarray]:
-    """Logits of every example, in their order: [C], or [L, 2] without padding."""
+    """Logits of every example, in their order: [C], or [L, 2] without padding.
+
+    Raises:
+        Diverged: they are not finite.
+    """
     model.to(device).eval()
     found: list[np.ndarray] = [np.empty(0)] * len(encoded)
     for rows in reading_order(encoded, READ_BATCH):
         inputs = TaskInputs.of(encoded.batch(rows), device)
         logits = model.logits(inputs.input_ids, inputs.segment_ids, inputs.seen).cpu().numpy()
+        if not np.isfinite(logits).all():
+            raise Diverged("what the model says is not finite")
         for row, values in zip(rows, logits):
             spans = values.ndim == 2
             found[row] = values[: len(encoded.ids[row])].copy() if spans else values.copy()

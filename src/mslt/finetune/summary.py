@@ -6,7 +6,7 @@ from statistics import median
 from typing import Any
 
 from mslt.finetune.settings import Cell
-from mslt.finetune.tasks import Task, find
+from mslt.finetune.tasks import TASKS, Task, find
 
 Result = Mapping[str, Any]
 
@@ -44,6 +44,7 @@ class Found:
         scores: by metric.
         best: the cell of that rate with the best score.
         cells: trained in all, over rates and seeds.
+        diverged: of the cells at that rate.
     """
 
     task: Task
@@ -51,6 +52,7 @@ class Found:
     scores: Mapping[str, Scores]
     best: Cell
     cells: int
+    diverged: int = 0
 
     @property
     def columns(self) -> dict[str, float]:
@@ -60,36 +62,50 @@ class Found:
 
 
 def found(results: Iterable[Result]) -> list[Found]:
-    """Each task at its best rate, in the order of the results."""
+    """Each task at its best rate, in the order of the tasks' table."""
     of_task: dict[str, list[Result]] = {}
     for result in results:
         of_task.setdefault(result["task"], []).append(result)
-    return [_best(find(name), of_task[name]) for name in of_task]
+    return [_best(TASKS[name], of_task[name]) for name in TASKS if name in of_task]
 
 
-def order(value: float | None) -> float:
-    """To compare scores by: what could not be computed is the least."""
+def best(results: Iterable[Result]) -> Cell:
+    """The cell with the best score, of equal ones that with the least seed; all of one task.
+
+    What could not be computed is the least.
+    """
+    first = max(results, key=lambda result: (_score(result), -result["seed"]))
+    return Cell(first["task"], first["lr"], first["seed"])
+
+
+def _order(value: float | None) -> float:
     return float("-inf") if value is None else value
+
+
+def _score(result: Result) -> float:
+    return _order(result["scores"].get(find(result["task"]).metrics[0]))
 
 
 def _best(task: Task, results: Sequence[Result]) -> Found:
     of_rate: dict[float, list[Result]] = {}
-    for result in results:
+    for result in sorted(results, key=lambda result: (-result["lr"], result["seed"])):
         of_rate.setdefault(result["lr"], []).append(result)
 
     def scores(lr: float, name: str) -> Scores:
         return Scores(tuple(result["scores"].get(name) for result in of_rate[lr]))
 
-    first = task.metrics[0]
-    lr = max(of_rate, key=lambda lr: order(scores(lr, first).median))
-    best = max(of_rate[lr], key=lambda result: order(result["scores"].get(first)))
+    def rank(lr: float) -> tuple[float, float]:
+        return _order(scores(lr, task.metrics[0]).median), max(map(_score, of_rate[lr]))
+
+    lr = max(of_rate, key=rank)
     names = dict.fromkeys(name for result in of_rate[lr] for name in result["scores"])
     return Found(
         task=task,
         lr=lr,
         scores={name: scores(lr, name) for name in names},
-        best=Cell(task.name, lr, best["seed"]),
+        best=best(of_rate[lr]),
         cells=len(results),
+        diverged=sum("diverged" in result for result in of_rate[lr]),
     )
 
 
@@ -98,16 +114,24 @@ def to_text(value: float | None) -> str:
     return "n/a" if value is None else f"{value:.1f}"
 
 
+def said(result: Result) -> dict[str, str]:
+    """A cell's scores by metric, as the tables have them."""
+    if "diverged" in result:
+        return dict.fromkeys(result["scores"], "diverged")
+    return {name: to_text(value) for name, value in result["scores"].items()}
+
+
 def rows(results: Iterable[Result]) -> list[list[str]]:
     """A table of the tasks: heading first."""
     table = [["task", "rate", "seeds", "metric", "median", "lowest", "highest"]]
     for task in found(results):
+        diverged = f" ({task.diverged} diverged)" if task.diverged else ""
         for i, (name, scores) in enumerate(task.scores.items()):
             known = [value for value in scores.values if value is not None]
             table.append(
                 [
                     *(
-                        (task.task.title, f"{task.lr:g}", str(len(scores.values)))
+                        (task.task.title, f"{task.lr:g}", f"{len(scores.values)}{diverged}")
                         if not i
                         else [""] * 3
                     ),
@@ -128,8 +152,7 @@ def progress(cells: Sequence[Cell], results: Mapping[str, Result]) -> list[list[
         shown = []
         for seed in seeds:
             done = results.get(Cell(task, lr, seed).name)
-            first = find(task).metrics[0]
-            shown.append(to_text(done["scores"].get(first)) if done else "to come")
+            shown.append(said(done)[find(task).metrics[0]] if done else "to come")
         table.append([find(task).title, f"{lr:g}", *shown])
     return table
 
