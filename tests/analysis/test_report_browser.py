@@ -166,6 +166,45 @@ def test_any_head_of_any_layer_of_any_model_on_any_sentence(page):
         assert says in page.run(name)
 
 
+def test_a_map_says_whose_it_is_on_the_screen_and_on_paper(page):
+    assert inside(page, "#attention figcaption") == f"{reported.EVIL}, 2 layers, layer 2, head 1"
+    page.run("document.querySelectorAll('#attention .card select')[2].focus()")
+    page.key(*DOWN)
+    caption = f"{reported.EVIL}, 2 layers, layer 2, head 2"
+    assert inside(page, "#attention figcaption") == caption
+    page.ask("Emulation.setEmulatedMedia", media="print")
+    assert caption in page.run("document.querySelector('#attention').innerText")
+    page.ask("Emulation.setEmulatedMedia", media="")
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_the_scale_has_the_colours_of_the_maps(page, dark):
+    page.look(1400, dark=dark)
+    fills = (
+        "[...document.querySelectorAll('#attention {} .cell')].map((c) => getComputedStyle(c).fill)"
+    )
+    # The second cell of a map has layer 2, head 1, row 1, column 2: see below.
+    share = (2 + 7 * 51) % 256 / 255
+    scale = page.run(fills.format(".shades"))
+    cell = page.run(fills.format(".heat"))[1]
+    assert cell in scale[int(share**0.5 * len(scale)) - 1 :][:3]
+
+
+def test_a_wide_table_has_a_shadow_where_it_goes_on_and_keeps_its_first_column(page):
+    page.look(360)
+    sides = "document.querySelector('#speed .sides')"
+    left = f"{sides}.querySelector('tbody th').getBoundingClientRect().left"
+    place = page.run(left)
+    assert page.run(f"{sides}.className") == "sides after"
+    for x, names in ((40, "sides after before"), (9999, "sides before")):
+        page.run(f"{sides}.firstChild.scrollLeft = {x}")
+        page.run("new Promise(r => requestAnimationFrame(() => requestAnimationFrame(r)))")
+        assert sorted(page.run(f"{sides}.className").split()) == sorted(names.split())
+        assert page.run(left) == place
+    page.look(1400)
+    assert page.run(f"{sides}.className") == "sides"
+
+
 def test_arrow_keys_read_a_map(page):
     focus(page, "#attention .heat")
     page.key(*RIGHT)

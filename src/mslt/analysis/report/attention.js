@@ -2,6 +2,24 @@
 
 const BLUE = [64, 140, 200]; // which is seen on white and on black
 
+// Of the root of a share: weak attention is seen, too.
+const ink = (share) => `color-mix(in oklab, var(--accent) ${Math.round(100 * Math.sqrt(share))}%, var(--card))`;
+
+// What the colours of the large maps say.
+const shades = () => {
+  const wide = 260, steps = 52, left = 14;
+  const root = svg("svg", { class: "shades", viewBox: `0 0 ${wide + 2 * left + 12} 32`, role: "img",
+    "aria-label": "Colours: from none of the row's attention, as the background, to all of it, the strongest" });
+  for (let i = 0; i < steps; i += 1) {
+    root.append(svg("rect", { class: "cell", x: left + i * wide / steps, y: 1, width: wide / steps, height: 12, fill: ink(((i + 0.5) / steps) ** 2) }));
+  }
+  root.append(svg("rect", { x: left, y: 1, width: wide, height: 12, fill: "none", stroke: "var(--line)" }));
+  for (const share of [0, 0.05, 0.25, 0.5, 1]) {
+    root.append(svg("text", { class: "soft", x: left + wide * Math.sqrt(share), y: 28, "text-anchor": "middle" }, `${100 * share} %`));
+  }
+  return root;
+};
+
 const attention = (data) => {
   const { sentences, models } = data;
   const bytes = models.map((m) => m.maps.map((text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0))));
@@ -9,8 +27,9 @@ const attention = (data) => {
   const state = { sentence: 0 };
   const sides = [0, models.length - 1].slice(0, models.length > 1 ? 2 : 1).map((model) => side(model));
   const sentence = choice("Sentence", sentences.map((s) => s.join(" ").slice(0, 90)), (i) => { state.sentence = i; sides.forEach((s) => s.draw()); });
-  return el("div", {}, el("div", { class: "controls" }, sentence.node), el("div", { class: "pair" }, ...sides.map((s) => s.node)),
-    el("p", { class: "note" }, "Each row is a token that looks, each column a token that is looked at; the darker, the more of the row's attention. " +
+  return el("div", {}, el("div", { class: "controls" }, sentence.node),
+    el("p", { class: "note" }, "Part of a row's attention:", shades()), el("div", { class: "pair" }, ...sides.map((s) => s.node)),
+    el("p", { class: "note" }, "Each row is a token that looks, each column a token that is looked at; the stronger the colour, the more of the row's attention. " +
       "The small maps are all layers (top to bottom) and heads (left to right). Arrow keys move in the large one."));
 
   function side(first) {
@@ -25,9 +44,11 @@ const attention = (data) => {
     }, first);
     const layer = choice("Layer", layers(), (i) => { own.layer = i; draw(); }, own.layer);
     const head = choice("Head", heads(), (i) => { own.head = i; draw(); });
+    const caption = el("figcaption", {});
     const thumbs = el("div", { class: "thumbs", role: "group", "aria-label": "All layers and heads" });
     const large = el("div", {}), out = el("div", { class: "readout", "aria-live": "polite" });
-    const node = el("div", { class: "card" }, el("div", { class: "controls" }, model.node, layer.node, head.node), large, out,
+    const node = el("div", { class: "card" }, el("div", { class: "controls" }, model.node, layer.node, head.node),
+      el("figure", {}, caption, large), out,
       folded("All layers and heads", false, thumbs));
 
     const relist = (select, texts, chosen) => select.replaceChildren(...texts.map((t, i) => el("option", { selected: i === chosen }, t)));
@@ -35,15 +56,16 @@ const attention = (data) => {
       const n = sentences[state.sentence].length;
       return bytes[own.model][state.sentence][((l * models[own.model].heads + h) * n + q) * n + k] / 255;
     };
-    const ink = (share) => `color-mix(in oklab, var(--accent) ${Math.round(100 * Math.sqrt(share))}%, var(--card))`;
 
     function draw() {
       relist(layer.select, layers(), own.layer);
       relist(head.select, heads(), own.head);
       const tokens = sentences[state.sentence], n = tokens.length, left = 84, top = 78, size = 18;
       if (own.cell && Math.max(...own.cell) >= n) own.cell = null;
+      const shown = `${names[own.model]}, layer ${own.layer + 1}, head ${own.head + 1}`;
+      caption.replaceChildren(shown);
       const root = svg("svg", { class: "chart heat", viewBox: `0 0 ${left + n * size + 4} ${top + n * size + 4}`, tabindex: 0, role: "application",
-        "aria-roledescription": "attention map", "aria-label": `Attention of ${names[own.model]}, layer ${own.layer + 1}, head ${own.head + 1}. Arrow keys read it.`,
+        "aria-roledescription": "attention map", "aria-label": `Attention of ${shown}. Arrow keys read it.`,
         keydown: key, pointermove: (e) => point(e), pointerdown: (e) => point(e) });
       const cut = (text) => text.length > 11 ? `${text.slice(0, 10)}…` : text;
       tokens.forEach((text, i) => {

@@ -55,14 +55,14 @@ const check = (label, change, on = false, ...before) => {
 const PAPER = 690; // pixels between the margins of a sheet
 
 // Draws now, and again whenever the width of the frame has changed; on paper by the paper's.
-const drawn = (frame, draw) => {
+const drawn = (frame, draw, paper = PAPER) => {
   let width = 0;
   const again = () => {
     const now = Math.round(frame.clientWidth);
     if (now > 100 && now !== width) { width = now; draw(now); }
   };
   new ResizeObserver(again).observe(frame);
-  addEventListener("beforeprint", () => draw(PAPER));
+  addEventListener("beforeprint", () => draw(paper));
   addEventListener("afterprint", () => { if (width) draw(width); });
   return () => draw(width || 700);
 };

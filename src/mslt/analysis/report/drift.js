@@ -27,6 +27,6 @@ const drift = (charts) => el("div", { class: "pair" }, ...charts.map((chart) => 
       title: chart.title, head: ["layer", ...chart.series.map((s) => s.name)],
       rows: Array.from({ length: most }, (_, i) => [String(i + 1), ...chart.series.map((s) => i < s.values.length ? shown(s.values[i]) : "–")]),
     })));
-  drawn(plot, draw);
+  drawn(plot, draw, PAPER / 2 - 12); // two beside each other
   return frame;
 }));

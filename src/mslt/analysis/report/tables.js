@@ -16,22 +16,27 @@ const cell = (content) => content.bar === undefined
 
 const table = ({ title, head, rows, notes = [] }) => {
   const body = rows.map(([first, ...rest]) => el("tr", {}, el("th", { scope: "row" }, first), ...rest.map(cell)));
-  const inner = el("table", {}, title ? el("caption", {}, title) : null,
+  const inner = el("table", {}, title ? el("caption", {}, el("span", {}, title)) : null,
     el("thead", {}, el("tr", {}, ...head.map((text) => el("th", { scope: "col" }, text)))),
     el("tbody", {}, ...body));
   return el("div", {}, scrolling(inner, title || head.join(", ")),
     ...notes.map((note) => el("p", { class: "note" }, note)));
 };
 
-// A box that scrolls sideways, and can be scrolled by the keyboard.
+// A box that scrolls sideways, can be scrolled by the keyboard, and has a shadow where it goes on.
 const scrolling = (inner, label) => {
-  const box = el("div", { class: "scroll" }, inner);
+  const shade = () => {
+    frame.classList.toggle("before", box.scrollLeft > 1);
+    frame.classList.toggle("after", box.scrollLeft + box.clientWidth < box.scrollWidth - 1);
+  };
+  const box = el("div", { class: "scroll", scroll: shade }, inner), frame = el("div", { class: "sides" }, box);
   new ResizeObserver(() => {
+    shade();
     const needed = box.scrollWidth > box.clientWidth + 1;
     if (needed) fill(box, { tabindex: 0, role: "region", "aria-label": label }, []);
     else for (const key of ["tabindex", "role", "aria-label"]) box.removeAttribute(key);
   }).observe(box);
-  return box;
+  return frame;
 };
 
 const facts = (rows) => el("table", { class: "facts" }, el("tbody", {}, ...rows.map(([key, value]) =>
