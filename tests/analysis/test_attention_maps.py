@@ -61,6 +61,32 @@ def test_long_names_are_broken_to_fit_beside_a_panel() -> None:
     assert labels[1:] == ["run/4-depth-4\nbottom half", "my-stacking-seed0/\n1-depth-2"]
 
 
+def test_of_a_name_of_more_than_two_lines_both_ends_are_kept() -> None:
+    names = [
+        "bert_tiny_whole-seed0",
+        "bert_tiny_stacking-seed0",
+        f"bert_tiny_mslt-{'x' * 40}-seed0",
+    ]
+    figure = rows(maps("run", 4), [maps(name, 2) for name in names])
+    labels = [axes.get_ylabel() for axes in figure.axes if axes.images and axes.get_ylabel()]
+    assert labels[2:] == [
+        "bert_tiny_whole-\nseed0",
+        "bert_tiny_stacking\n-seed0",
+        "bert_tiny_mslt-\nxxx…xxxxxxxxxxx-\nseed0",
+    ]
+
+
+def test_a_name_with_dollar_signs_is_no_formula(tmp_path: Path) -> None:
+    name = r"p$\frac$"
+    for figure in (
+        rows(maps(name, 4), []),
+        every_head(maps(name, 2)),
+        single([maps(name, 1)], 0, 0),
+    ):
+        save(figure, tmp_path / "picture")
+        assert name in (tmp_path / "picture.svg").read_text(encoding="utf-8")
+
+
 def test_figure_2_has_the_same_head_of_every_layer() -> None:
     found = panels(same_heads(maps("model", 4), [0, 2]))
     assert found == {

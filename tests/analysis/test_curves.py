@@ -161,6 +161,11 @@ def test_runs_of_one_name_share_a_colour_and_have_a_thick_median(
     assert legend == ["a (2 runs)", "b", "held-out, [MASK] alone", "token frequencies"]
 
 
+def test_a_name_with_dollar_signs_is_no_formula(tmp_path: Path) -> None:
+    path = draw([curve(r"p$\frac$", [3.0, 2.0])], tmp_path / "c.svg")
+    assert path.stat().st_size > 1000
+
+
 def test_more_plans_than_colours_are_told_apart_by_dashes() -> None:
     looks = [style(index) for index in range(20)]
     assert len(set(looks)) == 20

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from dataclasses import replace
 
 import pytest
 from test_results import result
@@ -92,6 +93,15 @@ def test_json_has_every_value_and_null_for_what_is_absent() -> None:
     }
     assert values["rows"]['c,"d"']["50% & more_"] is None
     assert values["units"]["time"] == "s"
+
+
+@pytest.mark.parametrize(
+    ("tokens", "shown"),
+    [(15_360, "0.015"), (49_000, "0.049"), (320_000, "0.32"), (24_960_000, "25.0"), (0, "0.0")],
+)
+def test_few_tokens_have_two_digits(tokens: int, shown: str) -> None:
+    overview = paper_tables([replace(result(), tokens=tokens)], "steps")[0]
+    assert to_text(overview, 200).split("\n")[4].split()[2] == shown
 
 
 @pytest.mark.parametrize(

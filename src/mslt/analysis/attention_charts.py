@@ -4,12 +4,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import matplotlib
-
-matplotlib.use("Agg")  # a picture file is all we make: no window, no display needed
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from mslt.analysis.attention_tables import CLASSES, Values
+from mslt.analysis.pictures import Figure
 
 # Okabe and Ito: blue, orange, green, and a grey for the rest; hatches for print.
 _PLACES = dict(zip(CLASSES, (("#0072B2", ""), ("#D55E00", "//"), ("#009E73", ".."), ("0.82", ""))))
@@ -123,7 +121,8 @@ def _line(
     axes: Axes, x: range, cells: Sequence[dict[str, Any]], style: dict[str, Any], name: str
 ) -> None:
     means = [cell["mean"] for cell in cells]
-    axes.plot(x, means, label=name, **style)
+    # Where a value is the least or the most there can be, half of its mark is outside the axes.
+    axes.plot(x, means, label=name, clip_on=False, zorder=3, **style)
     if all(cell["over_sequences"] is not None for cell in cells):
         low, high = (
             [cell["mean"] + sign * cell["over_sequences"] for cell in cells] for sign in (-1, 1)

@@ -5,21 +5,20 @@ All pictures have one scale, so that any two panels can be compared: the darker,
 attention, and weak attention is raised (the root of the weight) so that it can be seen.
 """
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import matplotlib
-
-matplotlib.use("Agg")  # a picture file is all we make: no window, no display needed
 import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
-from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from torch import Tensor
 
+from mslt.analysis.pictures import Figure
 from mslt.files import naming
 
 SHADES = "Blues"  # one hue: what tells panels apart is lightness alone
@@ -65,7 +64,7 @@ def save(figure: Figure, path: Path) -> list[Path]:
         OSError: it cannot be written.
     """
     paths = [path.with_name(f"{path.name}.{kind}") for kind in ("png", "svg")]
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "mslt"}):
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
         for file in paths:
             with naming(file):
                 figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)
@@ -190,8 +189,8 @@ def single(models: Sequence[Maps], layer: int, head: int) -> Figure:
         axes.set_axis_off()
     for maps, axes in zip(having, panels.flat):
         image = _draw(axes, maps.weights_NHLL[layer, head, :size, :size])
-        axes.set_xticks(range(size), tokens, rotation=90, fontsize=7, parse_math=False)
-        axes.set_yticks(range(size), tokens, fontsize=7, parse_math=False)
+        axes.set_xticks(range(size), tokens, rotation=90, fontsize=7)
+        axes.set_yticks(range(size), tokens, fontsize=7)
         axes.tick_params(length=0)
         axes.set_title(f"{maps.name}, L{layer + 1} H{head + 1}", fontsize=9)
     figure.supylabel("token that looks", fontsize=8)
@@ -201,11 +200,15 @@ def single(models: Sequence[Maps], layer: int, head: int) -> Figure:
 
 
 def _narrow(name: str) -> str:
-    """A name in lines that fit beside a panel; of a long part its end."""
+    """A name in lines that fit beside a panel; of a part of more than two both ends."""
     if len(name) <= _BESIDE:
         return name
-    parts = name.replace("/", "/\n").split("\n")[-2:]
-    return "\n".join(p if len(p) <= _BESIDE else f"…{p[1 - _BESIDE :]}" for p in parts)
+    lines = []
+    for part in name.replace("/", "/\n").split("\n")[-2:]:
+        long = len(part) > 2 * _BESIDE
+        kept = f"{part[:_BESIDE]}…{part[1 - _BESIDE :]}" if long else part
+        lines += textwrap.wrap(kept, _BESIDE)
+    return "\n".join(lines)
 
 
 def _panels(rows: int, columns: int, wide: bool = True) -> tuple[Figure, list[list[Axes]]]:

@@ -173,11 +173,7 @@ def draw(
 
 
 def _figure(panels: int) -> "Figure":
-    import matplotlib
-
-    matplotlib.use("Agg")  # a picture file is all we make: no window, no display needed
-    matplotlib.rcParams["svg.hashsalt"] = "mslt"  # the same picture twice is the same file
-    from matplotlib.figure import Figure
+    from mslt.analysis.pictures import Figure
 
     return Figure(figsize=(1.2 + 4.9 * panels, 4.6), layout="constrained", dpi=130)
 

@@ -5,6 +5,7 @@ What was not measured is written n/a, in CSV it is left empty, and in JSON it is
 
 import csv
 import io
+import math
 import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -165,11 +166,14 @@ def _column(table: Table, index: int) -> tuple[str, Callable[[Cell], str]]:
     """Its heading, and what makes text of a cell."""
     column = table.columns[index]
     unit, scale, digits = column.unit, 1.0, column.digits
+    spreads = [cell.spread for row in table.rows.values() if (cell := row[index])]
     if digits is None:
-        cells = [row[index] for row in table.rows.values()]
-        longest = max((cell.spread.high for cell in cells if cell), default=0.0)
+        longest = max((spread.high for spread in spreads), default=0.0)
         unit, scale = next((name, by) for least, name, by in _TIMES if longest >= least)
         digits = 1
+    least = min((spread.low for spread in spreads), default=0.0)
+    if column.figures and least > 0:
+        digits = max(digits, column.figures - 1 - math.floor(math.log10(least)))
 
     def number(value: float) -> str:
         text = f"{value / scale:,.{digits}f}"

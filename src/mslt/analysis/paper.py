@@ -28,6 +28,7 @@ class Column:
         value: of a run, given the run of the reference with the same seed, if there is one.
         unit: of the value, where it has one.
         digits: behind the point; None where the unit is chosen by the table (a time in seconds).
+        figures: significant digits at least, where a value has fewer behind the point.
         judged: whether it is marked where it may be that of the reference.
         signed: whether a plus is written: it is a difference to the reference already.
     """
@@ -36,6 +37,7 @@ class Column:
     value: Callable[[Result, Result | None], float | None]
     unit: str = ""
     digits: int | None = 0
+    figures: int = 0
     judged: bool = False
     signed: bool = False
 
@@ -99,13 +101,13 @@ def _reaches(ours: Result, whole: Result | None) -> float | None:
 
 
 STEPS = Column("steps", lambda ours, _: ours.stages.steps)
-TOKENS = Column("tokens", lambda ours, _: ours.tokens / 1e6, "M", 1)
+TOKENS = Column("tokens", lambda ours, _: ours.tokens / 1e6, "M", 1, figures=2)
 TIME = Column("time", lambda ours, _: ours.seconds, digits=None, judged=True)
 SPEED = Column("times as fast", _speed, digits=2)
 LOSS = Column("held-out loss", lambda ours, _: ours.loss, "nats", 4)
 GAP = Column("against {reference}", _gap, "nats", 4, judged=True, signed=True)
 REACHES = Column("time to {reference}'s loss", _reaches, digits=None)
-PARAMETERS = Column("parameters", lambda ours, _: ours.parameters / 1e6, "M", 1)
+PARAMETERS = Column("parameters", lambda ours, _: ours.parameters / 1e6, "M", 1, figures=2)
 
 
 def average(scores: Mapping[str, float], tasks: Sequence[str]) -> float | None:
