@@ -69,7 +69,7 @@ def end_stages(run: Run, count: int) -> None:
         values |= {"pair_loss": 0.5, "pair_accuracy": 0.75} if pairs else {}
         run.record("heldout", end, values)
         facts = {"step": end, "seconds": end / 10}
-        run.save_stage(index, plan, trained_model(stage.depth, seed=index), facts)
+        run.save_stage(index, plan, trained_model(stage.depth, index, run.config), facts)
 
 
 def card_of(folder: Path) -> str:

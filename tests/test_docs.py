@@ -1,14 +1,15 @@
-"""The documents are up to date with the code, and every command in them is one that it takes."""
+"""The documents are up to date with the code, and every command in them is one that it takes.
+
+Here they are parsed; test_docs_run.py runs those that a CPU can run.
+"""
 
 import re
 import shlex
 from pathlib import Path
 
 import pytest
-from conftest import text
 
 from mslt import cli, reference
-from mslt.analysis import trial
 from mslt.options import Options, Values
 
 ROOT = Path(__file__).parents[1]
@@ -16,10 +17,6 @@ PAGES = {
     page.name: page.read_text(encoding="utf-8")
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 }
-TINY = [
-    *("--model.hidden_size", "16", "--batch_size", "4", "--plan.seq_len", "32"),
-    *("--steps", "30", "--eval_batches", "1", "--device", "cpu", "--log_every", "5"),
-]
 
 
 def commands(page: str) -> list[list[str]]:
@@ -66,28 +63,3 @@ def test_every_command_of_a_page_is_one_that_the_program_takes(
         elif not command.startswith("--"):
             with pytest.raises(Checked):
                 cli.main([command, *(word for word in rest if word != "--print_config")])
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_the_guide_to_ones_own_text_is_finished_by_doing_what_it_says(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name in ("FIRST", "FEWEST", "MOST"):
-        monkeypatch.setattr(trial, name, 2)
-    (tmp_path / "my_text").mkdir()
-    (tmp_path / "my_text" / "a.txt").write_text(text(60), encoding="utf-8")
-    done = []
-    for command, *rest in commands("guide-own-text.md"):
-        if command == "prepare":
-            rest = [*rest, "--vocab_size", "120", "--heldout", "0.1", "--workers", "1"]
-        elif command in ("plan", "pretrain") and "--resume" not in rest:
-            rest = [*rest, *TINY]
-        assert cli.main([command, *rest]) == 0, capsys.readouterr().err
-        done.append(command)
-    assert done == [
-        *("prepare", "prepare", "plan", "pretrain", "pretrain", "watch", "pretrain", "export"),
-    ]
-    assert (tmp_path / "my-bert" / "model.safetensors").is_file()
-    said = capsys.readouterr().out
-    assert re.search(r"predicted [\d.]+ s of training by its own steps 6 to 6: took", said)
