@@ -1,6 +1,7 @@
 """The grid keeps what is done, goes on where it stopped, and writes what transformers loads."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -43,16 +44,18 @@ def test_a_grid_learns_chooses_the_rate_and_goes_on_where_it_stopped(
     out, trained = tmp_path / "out", []
     real = cells.train
 
-    def train(work):
+    def train(work, *more):
         if len(trained) == 3:
             raise KeyboardInterrupt
         trained.append(work.cell)
-        return real(work)
+        return real(work, *more)
 
     monkeypatch.setattr(crew, "train", train)
     with pytest.raises(KeyboardInterrupt):
         grid.finetune(finished.path, out, config(data))
-    monkeypatch.setattr(crew, "train", lambda work: trained.append(work.cell) or real(work))
+    monkeypatch.setattr(
+        crew, "train", lambda work, *more: trained.append(work.cell) or real(work, *more)
+    )
     grid.finetune(finished.path, out, config(data))
     assert trained == config(data).cells()  # each once
 
@@ -69,6 +72,21 @@ def test_a_grid_learns_chooses_the_rate_and_goes_on_where_it_stopped(
     assert "| RTE | 0.01 | 2 | accuracy |" in (out / "table.md").read_text()
     model = AutoModelForSequenceClassification.from_pretrained(out / "rte")
     assert model.config.id2label == {0: "entailment", 1: "not_entailment"}
+
+
+def test_a_training_tells_how_far_it_is(
+    finished: Run,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(cells, "LINE_SECONDS", 0.0)
+    how = {"lrs": [4e-3], "seeds": 1, "epochs": 1}
+    grid.finetune(finished.path, tmp_path / "out", config(data, **how))
+    said = capsys.readouterr().out
+    for step in range(1, 7):
+        assert re.search(rf"rte-lr0\.004-seed0: step {step} of 6, loss \d+\.\d+, \d+ s left", said)
 
 
 def test_what_decides_a_cell_may_not_change_and_what_adds_cells_may(
@@ -90,7 +108,9 @@ def test_what_decides_a_cell_may_not_change_and_what_adds_cells_may(
     scores = json.loads((tmp_path / "out" / layout.SCORES).read_text())
     assert set(scores) <= {"RTE", "STS-B"}
     said = capsys.readouterr().out
-    assert "1 of 2 cells are done" in said
+    assert "1 of 2 cells are done; 1 to come\n" in said
+    assert re.search(r"STS-B +0\.004 +to come\n", said)
+    assert re.search(r"rte-lr0\.004-seed0: accuracy .*; 0 to come\n", said)
     assert "RTE" in said.partition("against")[2]
 
 

@@ -1,12 +1,14 @@
 """One training of a grid, from the data to a folder with its scores, predictions and model."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from mslt import foreign
 from mslt.checkpoint import write_file
@@ -21,8 +23,10 @@ from mslt.model import Encoder
 from mslt.pretrained import Pretrained, open_model
 from mslt.run import to_json
 from mslt.trainer import Precision
+from mslt.words import duration
 
 RESULT, MODEL = "result.json", "model"
+LINE_SECONDS = 30.0  # between lines about a training
 
 
 @dataclass(frozen=True)
@@ -97,8 +101,33 @@ def read_results(cells: Path) -> dict[str, dict[str, Any]]:
     return {f.name: read_result(f) for f in folders if not f.name.startswith(".")}
 
 
-def train(work: Work) -> dict[str, Any]:
+def say(text: str) -> None:
+    """Tell the user a line, at once."""
+    print(text, flush=True)
+
+
+class _Progress:
+    """Says now and then how far a training is."""
+
+    def __init__(self, name: str, tell: Callable[[str], None]) -> None:
+        self._name, self._tell = name, tell
+        self._begin = self._said = time.monotonic()
+
+    def __call__(self, step: int, steps: int, loss: Tensor) -> None:
+        now = time.monotonic()
+        if now - self._said < LINE_SECONDS:
+            return
+        self._said = now
+        left = duration((now - self._begin) / step * (steps - step))
+        self._tell(f"{self._name}: step {step:,} of {steps:,}, loss {float(loss):.3f}, {left} left")
+
+
+def train(work: Work, tell: Callable[[str], None] = say) -> dict[str, Any]:
     """Train a cell that is not trained yet, and leave its folder, which appears whole.
+
+    Args:
+        work: the cell, and what belongs to it.
+        tell: takes a line about every half minute of training.
 
     Returns:
         What its result.json says: the cell, `scores` by metric in percent, steps, and seconds of
@@ -133,7 +162,7 @@ def train(work: Work) -> dict[str, Any]:
     scores: Scores = dict.fromkeys(task.metrics)
     files: dict[str, bytes] = {}
     try:
-        steps = fine_tune(model, material.train, how)
+        steps = fine_tune(model, material.train, how, _Progress(cell.name, tell))
         trained = time.perf_counter() - began
         scores, files = material.judge(model, work.device)
     except Diverged as error:

@@ -8,10 +8,10 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from mslt.children import ctrl_c_waits, end_with_parent
-from mslt.finetune.cell import Work, train
+from mslt.finetune.cell import Work, say, train
 from mslt.finetune.settings import Cell
 
-DONE, FAILED = "done", "failed"  # what a message of a member says
+DONE, FAILED, SAID = "done", "failed", "said"  # what a message of a member says
 
 
 def trained(works: Iterable[Work], devices: Sequence[str]) -> Iterator[tuple[Cell, dict[str, Any]]]:
@@ -45,6 +45,9 @@ def trained(works: Iterable[Work], devices: Sequence[str]) -> Iterator[tuple[Cel
                     raise OSError(_loss(member, busy)) from None
                 if kind == FAILED:
                     raise said
+                if kind == SAID:
+                    say(said)
+                    continue
                 cell = member.cell
                 member.take(next(todo, None))
                 yield cell, said
@@ -92,7 +95,8 @@ def _serve(pipe: Connection) -> None:
     while True:
         work = pipe.recv()
         try:
-            answer: tuple[str, Any] = DONE, train(work)
+            # One process alone writes, so that no line is torn.
+            answer: tuple[str, Any] = DONE, train(work, lambda text: pipe.send((SAID, text)))
         except (OSError, ValueError) as error:
             answer = FAILED, error
         pipe.send(answer)

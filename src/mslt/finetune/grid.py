@@ -4,7 +4,6 @@ import filecmp
 import hashlib
 import os
 import shutil
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from mslt.analysis.formats import aligned
 from mslt.checkpoint import WEIGHTS
 from mslt.files import appearing, locked, refuse_standing, sweep
 from mslt.finetune import summary
-from mslt.finetune.cell import MODEL, Work, folders, read_results
+from mslt.finetune.cell import MODEL, Work, folders, read_results, say
 from mslt.finetune.crew import trained
 from mslt.finetune.material import check
 from mslt.finetune.settings import Cell, FinetuneConfig
@@ -142,26 +141,26 @@ def _take(grid: Grid, facts: Mapping[str, Any]) -> None:
 
 def _train_all(grid: Grid) -> None:
     cells, results = grid.config.cells(), grid.results()
-    left = [cell for cell in cells if cell.name not in results]
+    left = {cell.name: cell for cell in cells if cell.name not in results}
     if not left:
-        print(f"all {len(cells)} cells are trained already", flush=True)
+        say(f"all {len(cells)} cells are trained already")
         return
-    print(f"{len(cells) - len(left)} of {len(cells)} cells are done", flush=True)
     workers = min(grid.config.workers, len(left))
-    works, devices = _works(grid, left, workers), _devices(grid.config.device, workers)
-    start = time.monotonic()
-    for number, (cell, result) in enumerate(trained(works, devices), 1):
+    works = _works(grid, list(left.values()), workers)
+
+    def to_come() -> str:
+        return summary.to_come(list(left.values()), results.values(), workers)
+
+    say(f"{len(cells) - len(left)} of {len(cells)} cells are done; {to_come()}")
+    say(aligned(summary.progress(cells, results)))
+    for cell, result in trained(works, _devices(grid.config.device, workers)):
         results[cell.name] = result
+        del left[cell.name]
         _prune(grid, results)
-        took = time.monotonic() - start
-        print(
-            f"{cell.name}: {_said(result)}, {duration(result['seconds'])}; {len(left) - number} to "
-            f"come, about {duration(took / number * (len(left) - number))}",
-            flush=True,
-        )
-        mine = [c for c in cells if c.task == cell.task]
-        if all(c.name in results for c in mine):
-            print(aligned(summary.progress(mine, results)), flush=True)
+        say(f"{cell.name}: {_said(result)}, {duration(result['seconds'])}; {to_come()}")
+        if not any((other.task, other.lr) == (cell.task, cell.lr) for other in left.values()):
+            of_task = [other for other in cells if other.task == cell.task]
+            say(aligned(summary.progress(of_task, results)))
 
 
 def _said(result: Mapping[str, Any]) -> str:
@@ -216,7 +215,7 @@ def _finish(grid: Grid, name: str) -> None:
 def _give(model: Path, to: Path) -> None:
     """Copy a task's best model, unless it is there."""
     if not model.is_dir():
-        print(f"{to.name}: no model, since {model.parent} has none", flush=True)
+        say(f"{to.name}: no model, since {model.parent} has none")
     elif not _same(model / WEIGHTS, to / WEIGHTS):
         with appearing(to, replace=True) as folder:
             shutil.copytree(model, folder, dirs_exist_ok=True)

@@ -72,7 +72,7 @@ def fine_tune(
     model: TaskModel,
     encoded: Encoded,
     how: How,
-    tell: Callable[[int, int], None] = lambda step, steps: None,
+    tell: Callable[[int, int, Tensor], None] = lambda step, steps, loss: None,
 ) -> int:
     """Train in place.
 
@@ -80,7 +80,7 @@ def fine_tune(
         model: on the CPU or the device.
         encoded: the training set.
         how: rate, epochs and the like.
-        tell: called after each step with steps done and steps in all.
+        tell: called after each step with steps done, steps in all and the loss of the step.
 
     Returns:
         The steps that it took.
@@ -108,7 +108,7 @@ def fine_tune(
         seen = step % 100 == 0 or step + 1 == len(batches)
         if seen and not torch.isfinite(values["loss"]):
             raise Diverged(f"the loss is {float(values['loss'])} at step {step + 1}")
-        tell(step + 1, len(batches))
+        tell(step + 1, len(batches), values["loss"])
     if not all(bool(torch.isfinite(weights).all()) for weights in model.parameters()):
         raise Diverged(f"weights are not finite after step {len(batches)}")
     return len(batches)

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 from mslt.finetune.settings import Cell
 from mslt.finetune.tasks import TASKS, Task, find
+from mslt.words import duration
 
 Result = Mapping[str, Any]
 
@@ -155,6 +156,28 @@ def progress(cells: Sequence[Cell], results: Mapping[str, Result]) -> list[list[
             shown.append(said(done)[find(task).metrics[0]] if done else "to come")
         table.append([find(task).title, f"{lr:g}", *shown])
     return table
+
+
+def to_come(left: Sequence[Cell], results: Iterable[Result], workers: int) -> str:
+    """How many cells are left, and about how long they take by those of their tasks that are done.
+
+    Args:
+        left: what is not done.
+        results: what is.
+        workers: cells that are trained at once.
+    """
+    seconds: dict[str, list[float]] = {}
+    for result in results:
+        if "diverged" not in result:
+            seconds.setdefault(result["task"], []).append(result["seconds"])
+    known = [mean(seconds[cell.task]) for cell in left if cell.task in seconds]
+    unknown = dict.fromkeys(cell.row.title for cell in left if cell.task not in seconds)
+    text = f"{len(left)} to come"
+    if known:
+        text += f", about {duration(sum(known) / min(workers, len(left)))}"
+    if known and unknown:
+        text += f", those of {', '.join(unknown)} not counted"
+    return text
 
 
 def differences(ours: Iterable[Result], theirs: Iterable[Result]) -> list[list[str]]:
