@@ -44,6 +44,7 @@ def test_scores_of_every_run_stand_in_the_papers_tables(
     kept = json.loads(by_hand.read_text())
     assert kept["MNLI"] == 84.3
     assert kept["RTE"] != 1
-    assert set(kept) == {"MNLI", "RTE"}  # WNLI has no column in the paper's tables
+    assert set(kept) == {"MNLI", "RTE", "seeds"}  # WNLI has no column in the paper's tables
+    assert kept["seeds"] == {"RTE": [kept["RTE"]]}
     assert main([*words, "--against", str(tmp_path / "judged")]) == 2
     assert "against has no effect on a comparison" in capsys.readouterr().err

@@ -1,10 +1,12 @@
 """Fine-tuning every run of a comparison, so that its tables show what the plans are worth."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from mslt import foreign, layout
 from mslt.analysis.comparison import write_results
-from mslt.analysis.results import TASKS, scores_of
+from mslt.analysis.results import SEEDS, TASKS, scores_of
 from mslt.compare import Comparison, is_finished
 from mslt.finetune.grid import finetune
 from mslt.finetune.settings import FinetuneConfig
@@ -43,7 +45,13 @@ def finetune_compared(compared: Path, out: Path, config: FinetuneConfig) -> None
 def _keep(grid: Path, run: Path, config: FinetuneConfig) -> None:
     """Put a grid's scores beside a run, in the place of those of its tasks; others stay."""
     asked = {column for name in config.tasks for column in find(name).columns}
-    others = {column: score for column, score in scores_of(run).items() if column not in asked}
+    before, before_seeds = scores_of(run)
     found = foreign.read_json_object(grid / layout.SCORES)
-    shown = {column: score for column, score in found.items() if column in TASKS}  # WNLI is not
-    write_text(run / layout.SCORES, to_json({**others, **shown}, indent=1))
+    seeds = found.pop(SEEDS)
+
+    def merged(before: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+        others = {column: value for column, value in before.items() if column not in asked}
+        return {**others, **{column: found[column] for column in found if column in TASKS}}
+
+    scores = {**merged(before, found), SEEDS: merged(before_seeds, seeds)}  # of WNLI none
+    write_text(run / layout.SCORES, to_json(scores, indent=1))

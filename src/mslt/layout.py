@@ -10,7 +10,7 @@ RUN/config.yaml              the resolved config, which --config accepts
                              step-N.abandoned what was saved after training had broken down
     stages/I-depth-N/        the model at the end of stage I
     scores.json              with fine-tuning: by the paper's columns (MNLI, SQuAD1.1 F1, ...), in
-                             percent
+                             percent; under "seeds" by the seeds of fine-tuning
     tensorboard/, wandb/, mlflow/, trackio/    with --track
     .lock                    held while a process trains
 """

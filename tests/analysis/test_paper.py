@@ -100,6 +100,53 @@ def test_one_seed_says_nothing_about_noise() -> None:
     assert cell.noise is None
 
 
+def fine_tuned(name: str, seed: int, values: tuple[float, ...]):
+    scores, seeds = {"RTE": sorted(values)[len(values) // 2]}, {"RTE": values}
+    return result(name, seed, name, scores=scores, score_seeds=seeds)
+
+
+@pytest.mark.parametrize(
+    ("whole", "mslt", "noise"),
+    [
+        ((60.0, 61.0, 65.0), (63.0, 64.0, 65.0), True),  # 3 between the medians, 5 between seeds
+        ((60.0, 61.0, 62.0), (63.0, 64.0, 65.0), False),
+        ((60.0, 61.0, 62.0), (64.0,), None),
+    ],
+)
+def test_of_one_pretraining_a_score_is_judged_by_its_seeds_of_fine_tuning(
+    whole, mslt, noise
+) -> None:
+    runs = [fine_tuned("whole", 0, whole), fine_tuned("mslt", 0, mslt)]
+    table = {t.number: t for t in paper_tables(runs, "time")}["2"]
+    cell = cells(table, "mslt")["RTE"]
+    assert cell is not None
+    assert cell.noise is noise
+    assert table.notes[0].startswith("One seed of pre-training")
+    assert "the range over the seeds of fine-tuning" in table.notes[1]
+
+
+def test_of_several_pretrainings_a_score_must_pass_both_judgements() -> None:
+    sure, spread = (63.9, 64.0, 64.1), (60.0, 64.0, 68.0)
+    for ours, noise in ((sure, False), (spread, True)):
+        runs = [fine_tuned("whole", s, (60.9, 61.0, 61.1)) for s in (0, 1)]
+        runs += [fine_tuned("mslt", s, ours) for s in (0, 1)]
+        cell = cells(paper_tables(runs, "time")[1], "mslt")["RTE"]
+        assert cell is not None
+        assert cell.noise is noise
+
+
+def test_an_average_is_judged_by_the_averages_of_the_seeds() -> None:
+    def run(name: str, by: float, spread: float):
+        seeds = {task: (80.0 + by - spread, 80.0 + by, 80.0 + by + spread) for task in TABLE_2}
+        return result(name, 0, name, scores=dict.fromkeys(TABLE_2, 80 + by), score_seeds=seeds)
+
+    for spread, noise in ((0.4, False), (0.6, True)):
+        table = paper_tables([run("whole", 0.0, spread), run("mslt", 1.0, spread)], "time")[1]
+        cell = cells(table, "mslt")["Avg"]
+        assert cell is not None
+        assert cell.noise is noise
+
+
 def test_a_budget_has_its_table() -> None:
     assert [table.number for table in paper_tables(results(), "steps")] == ["", "1", "5"]
     assert [table.number for table in paper_tables(results(), "time")] == ["", "2", "5"]

@@ -12,6 +12,7 @@ from mslt.analysis.results import (
     by_plan,
     finished,
     inside_noise,
+    inside_range,
     plan_and_seed,
     reference,
     scores_of,
@@ -48,6 +49,21 @@ def test_a_difference_of_one_sign_that_spreads_little_is_no_noise(differences, n
     assert inside_noise(differences) is noise
 
 
+@pytest.mark.parametrize(
+    ("difference", "sides", "noise"),
+    [
+        (1.0, [(60.0, 61.0), (61.0, 62.0)], True),  # as much as a side's range
+        (-1.5, [(60.0, 61.0), (61.0, 62.0)], False),
+        (1.5, [(60.0, 61.0), (61.0, 63.0)], True),  # either side counts
+        (9.0, [(60.0, None), (61.0, 62.0)], None),
+        (9.0, [(60.0,), (61.0, 62.0)], None),
+        (9.0, [(), ()], None),
+    ],
+)
+def test_medians_that_differ_by_less_than_their_seeds_may_be_equal(difference, sides, noise):
+    assert inside_range(difference, sides) is noise
+
+
 def test_a_result_is_what_a_finished_runs_folder_tells(tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
     run = new_run(tmp_path / "runs" / "mine-seed3", replace(CONFIG, seed=3))
@@ -64,15 +80,23 @@ def test_a_result_is_what_a_finished_runs_folder_tells(tmp_path: Path) -> None:
 
 
 def test_scores_are_read_from_the_runs_folder_by_the_papers_columns(tmp_path: Path) -> None:
-    assert scores_of(tmp_path) == {}
+    assert scores_of(tmp_path) == ({}, {})
     file = tmp_path / "scores.json"
     file.write_text('{"MNLI": 84.3, "SQuAD1.1 F1": 89, "CoLA": -1.5}')
-    assert scores_of(tmp_path) == {"MNLI": 84.3, "SQuAD1.1 F1": 89, "CoLA": -1.5}
+    assert scores_of(tmp_path) == ({"MNLI": 84.3, "SQuAD1.1 F1": 89, "CoLA": -1.5}, {})
+    file.write_text('{"MNLI": 84.3, "RTE": 61.2, "seeds": {"RTE": [66.1, null, 61.2]}}')
+    assert scores_of(tmp_path) == ({"MNLI": 84.3, "RTE": 61.2}, {"RTE": [66.1, None, 61.2]})
     for text, says in (
         ('{"mnli": 84.3}', "scores.json: mnli is no column of the paper's tables: MNLI, QQP"),
         ('{"MNLI": 843}', "scores.json: MNLI must be a score in percent, not 843"),
         ('{"MNLI": "84"}', "scores.json: MNLI must be a score in percent, not '84'"),
         ("[1]", "scores.json is damaged: it is no object"),
+        ('{"seeds": [1]}', "scores.json: seeds must hold a list of scores for each column"),
+        ('{"RTE": 1, "seeds": {"RTE": 1}}', "seeds must hold a list of scores for each column"),
+        ('{"RTE": 1, "seeds": {"RTE": [843]}}', "RTE must be a score in percent, not 843"),
+        ('{"RTE": 5, "seeds": {"RTE": [1, 2, 9]}}', "RTE is not the median of its seeds, 2.0"),
+        ('{"seeds": {"RTE": [1, 2, 9]}}', "RTE is not the median of its seeds, 2.0"),
+        ('{"RTE": 5, "seeds": {"RTE": []}}', "RTE is not the median of its seeds"),
     ):
         file.write_text(text)
         with pytest.raises(ValueError, match=says):

@@ -65,7 +65,7 @@ def test_a_grid_learns_chooses_the_rate_and_goes_on_where_it_stopped(
         for name in ("rte-lr0.01-seed0", "rte-lr0.01-seed1")
     }
     accuracies = [result["scores"]["accuracy"] for result in found.values()]
-    assert scores == {"RTE": pytest.approx(np.median(accuracies))}
+    assert scores == {"RTE": pytest.approx(np.median(accuracies)), "seeds": {"RTE": accuracies}}
     assert scores["RTE"] > 80  # the first text tells the answer
     models = sorted(path.parent.name for path in (out / "cells").glob("*/model"))
     assert len(models) == 2  # the best seed of each rate
@@ -106,7 +106,7 @@ def test_what_decides_a_cell_may_not_change_and_what_adds_cells_may(
         tmp_path / "out",
     )
     scores = json.loads((tmp_path / "out" / layout.SCORES).read_text())
-    assert set(scores) <= {"RTE", "STS-B"}
+    assert set(scores) <= {"RTE", "STS-B", "seeds"}
     said = capsys.readouterr().out
     assert "1 of 2 cells are done; 1 to come\n" in said
     assert re.search(r"STS-B +0\.004 +to come\n", said)
@@ -154,7 +154,7 @@ def test_what_diverges_is_a_result_without_a_score_or_a_model(
 
     out = tmp_path / "alone"
     grid.finetune(finished.path, out, config(data, **{**how, "lrs": [rate]}))
-    assert json.loads((out / layout.SCORES).read_text()) == {}
+    assert json.loads((out / layout.SCORES).read_text()) == {"seeds": {}}
     assert "2 (2 diverged) | accuracy | n/a" in (out / "table.md").read_text()
     assert not (out / "rte").exists()
 

@@ -1,7 +1,7 @@
 """What a grid has found, in numbers that can be checked by hand."""
 
 from mslt.finetune.settings import Cell
-from mslt.finetune.summary import best, found, progress, rows, to_come
+from mslt.finetune.summary import best, differences, found, progress, rows, to_come, to_scores
 
 
 def result(task: str = "rte", lr: float = 1e-4, seed: int = 0, score=None, **more):
@@ -43,3 +43,17 @@ def test_the_time_left_is_that_of_each_task_and_what_is_not_known_is_said() -> N
     assert to_come(left, done, 1) == "3 to come, about 60 s, those of CoLA not counted"
     done.append(result("cola", seconds=4.0))
     assert to_come(left, done, 2) == "3 to come, about 32 s"
+
+
+def test_scores_hold_medians_and_what_each_seed_had() -> None:
+    results = [result(seed=seed, score=score) for seed, score in ((2, 62.0), (0, 60.0), (1, None))]
+    results.append(result("cola", score=None))
+    assert to_scores(results) == {"RTE": 60.0, "seeds": {"RTE": [60.0, None, 62.0]}}
+
+
+def test_a_difference_is_marked_inside_the_seeds_and_unknown_with_one() -> None:
+    three = [result(seed=seed, score=score) for seed, score in enumerate((60.0, 61.0, 63.0))]
+    near, far = ([result(seed=s, score=v + s) for s in range(3)] for v in (62.0, 70.0))
+    assert differences(three, near)[1:] == [["RTE", "accuracy", "61.0", "63.0", "-2.0", "~"]]
+    assert differences(three, far)[1][-2:] == ["-10.0", ""]
+    assert differences(three, far[:1])[1][-2:] == ["-9.0", "?"]

@@ -111,6 +111,7 @@ def summary(results: list[Result], tables: list[Table]) -> dict[str, Any]:
             "baseline_mlm_loss": result.baseline,
             "parameters": result.parameters,
             "scores": dict(result.scores),
+            "score_seeds": dict(result.score_seeds),
         }
         for result in results
     ]

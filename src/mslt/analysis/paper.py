@@ -6,8 +6,18 @@ with. What was not measured has no cell.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import median
 
-from mslt.analysis.results import SQUAD, TASKS, Result, Spread, by_plan, inside_noise, reference
+from mslt.analysis.results import (
+    SQUAD,
+    TASKS,
+    Result,
+    Spread,
+    by_plan,
+    inside_noise,
+    inside_range,
+    reference,
+)
 
 AVERAGE = "Avg"
 
@@ -16,6 +26,11 @@ NOISE = (
     "spread by more than their median."
 )
 ONE_SEED = "One seed: which differences are noise is not known."
+ONE_PRETRAINING = "One seed of pre-training: what another would change is not known."
+TUNED = (
+    "~ behind a score: also where the difference to {reference} is no larger than the range over "
+    "the seeds of fine-tuning of either; where a side has one, that is not known."
+)
 SPREAD = "Medians over {seeds} seeds, with the range."
 
 
@@ -31,6 +46,7 @@ class Column:
         figures: significant digits at least, where a value has fewer behind the point.
         judged: whether it is marked where it may be that of the reference.
         signed: whether a plus is written: it is a difference to the reference already.
+        seeds: the same by the seeds of fine-tuning; none for what is no score of a task.
     """
 
     title: str
@@ -40,6 +56,7 @@ class Column:
     figures: int = 0
     judged: bool = False
     signed: bool = False
+    seeds: Callable[[Result], Sequence[float | None]] = lambda _: ()
 
 
 @dataclass(frozen=True)
@@ -126,12 +143,26 @@ def average(scores: Mapping[str, float], tasks: Sequence[str]) -> float | None:
 
 def _score_columns(tasks: Sequence[str]) -> tuple[Column, ...]:
     def score(task: str) -> Column:
-        return Column(task, lambda ours, _: ours.scores.get(task), digits=1, judged=True)
+        return Column(
+            task,
+            lambda ours, _: ours.scores.get(task),
+            digits=1,
+            judged=True,
+            seeds=lambda ours: ours.score_seeds.get(task, ()),
+        )
 
     def mean(ours: Result, _: Result | None) -> float | None:
         return average(ours.scores, tasks)
 
-    return (*map(score, tasks), Column(AVERAGE, mean, digits=1, judged=True))
+    def mean_seeds(ours: Result) -> Sequence[float | None]:
+        by_seed = zip(*(ours.score_seeds.get(task, ()) for task in tasks))
+        known = [{t: v for t, v in zip(tasks, values) if v is not None} for values in by_seed]
+        return [average(scores, tasks) for scores in known]
+
+    return (
+        *map(score, tasks),
+        Column(AVERAGE, mean, digits=1, judged=True, seeds=mean_seeds),
+    )
 
 
 _TABLE_1 = ("MNLI", "QNLI", "SST-2", "MRPC", *SQUAD)
@@ -241,16 +272,20 @@ def _table(kind: _Kind, plans: Plans, against: str) -> Table:
         for name, found in kind.plans(plans).items()
     }
     seeds = max(len(found) for found in plans.values())
-    notes = [SPREAD.format(seeds=seeds) if seeds > 1 else ONE_SEED]
-    if any(cell and cell.noise for row in rows.values() for cell in row):
+    tuned = any(column.seeds(r) for column in kind.columns for f in plans.values() for r in f)
+    one = ONE_PRETRAINING if tuned else ONE_SEED
+    notes = [SPREAD.format(seeds=seeds) if seeds > 1 else one]
+    if seeds > 1 and any(cell and cell.noise for row in rows.values() for cell in row):
         notes.append(NOISE.format(reference=against))
+    if tuned:
+        notes.append(TUNED.format(reference=against))
     columns = tuple(replace(c, title=c.title.format(reference=against)) for c in kind.columns)
     return Table(kind.number, kind.title, columns, rows, tuple(notes))
 
 
 def _judge(column: Column, found: Sequence[Result], base: Mapping[int, Result]) -> bool | None:
     """Whether a plan's figures may be the reference's, by the seeds that both have."""
-    differences = []
+    differences, tuned = [], []
     for ours in found:
         whole = base.get(ours.seed)
         value = column.value(ours, whole)
@@ -260,4 +295,9 @@ def _judge(column: Column, found: Sequence[Result], base: Mapping[int, Result]) 
         theirs = 0.0 if column.signed else column.value(whole, whole)
         if theirs is not None:
             differences.append(value - theirs)
-    return inside_noise(differences)
+            tuned += [column.seeds(ours), column.seeds(whole)]
+    if not differences:
+        return None
+    verdicts = inside_noise(differences), inside_range(median(differences), tuned)
+    known = [verdict for verdict in verdicts if verdict is not None]
+    return any(known) if known else None

@@ -2,9 +2,12 @@
 
 A plan's figure is the median over its runs, with the range. Two plans are compared seed by seed,
 since runs of one seed have seen the same data: their difference is taken to be inside the noise
-where it has not one sign for all seeds, or spreads by more than its own median.
+where it has not one sign for all seeds, or spreads by more than its own median. A score of a task
+is the median over seeds of fine-tuning, and a difference no larger than their range may be noise
+as well.
 """
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +16,8 @@ from statistics import median
 
 from mslt import cost, foreign, layout
 from mslt.plan import Plan
+
+SEEDS = "seeds"  # in scores.json: by column the score of each seed of fine-tuning
 
 # The columns of the paper's tables. SQuAD's two scores count as their mean in an average (Table 1).
 SQUAD = ("SQuAD1.1 F1", "SQuAD1.1 EM", "SQuAD2.0 F1", "SQuAD2.0 EM")
@@ -58,6 +63,22 @@ def inside_noise(differences: Sequence[float]) -> bool | None:
     return not one_sign or abs(spread.median) < spread.high - spread.low
 
 
+def inside_range(difference: float, sides: Iterable[Sequence[float | None]]) -> bool | None:
+    """Whether two medians over seeds differ by no more than the seeds of either side do.
+
+    Args:
+        difference: between the medians.
+        sides: values by seed, of each side; None where one could not be computed.
+
+    Returns:
+        None where a side has fewer than two values, which say nothing about noise.
+    """
+    known = [[value for value in side if value is not None] for side in sides]
+    if any(len(side) < 2 for side in known):
+        return None
+    return abs(difference) <= max(max(side) - min(side) for side in known)
+
+
 @dataclass(frozen=True)
 class Result:
     """A finished run.
@@ -74,6 +95,7 @@ class Result:
         curve: (step, seconds, held-out loss) of every evaluation.
         shared: whether its layers share weights, as ALBERT's do.
         scores: of tasks that it was fine-tuned on, by the names of the paper's columns, in percent.
+        score_seeds: the same by the seeds of fine-tuning, where they are known.
     """
 
     plan: str
@@ -87,6 +109,7 @@ class Result:
     curve: tuple[tuple[int, float, float], ...]
     shared: bool = False
     scores: Mapping[str, float] = field(default_factory=dict)
+    score_seeds: Mapping[str, Sequence[float | None]] = field(default_factory=dict)
 
     @property
     def is_whole(self) -> bool:
@@ -131,6 +154,7 @@ def finished(run: Path) -> Result | None:
     if not curve or curve[-1][0] != plan.steps:
         return None
     name, _ = plan_and_seed(run)
+    scores, score_seeds = scores_of(run)
     return Result(
         plan=name,
         seed=config.seed,
@@ -142,21 +166,30 @@ def finished(run: Path) -> Result | None:
         parameters=cost.parameters(config.model, config.model.num_hidden_layers),
         curve=curve,
         shared=config.model.num_hidden_groups > 0,
-        scores=scores_of(run),
+        scores=scores,
+        score_seeds=score_seeds,
     )
 
 
-def scores_of(run: Path) -> dict[str, float]:
+def scores_of(run: Path) -> tuple[dict[str, float], dict[str, list[float | None]]]:
     """What a run's model scored on tasks that it was fine-tuned on; nothing where it was not.
+
+    Returns:
+        By column of the paper's tables: scores in percent, and where several seeds of fine-tuning
+        are known, which stand under SEEDS, the score of each, of which the first is the median.
 
     Raises:
         ValueError: the file is damaged, names no task of the paper, or a score is none in percent.
     """
     file = run / layout.SCORES
     if not file.exists():
-        return {}
+        return {}, {}
     scores = foreign.read_json_object(file)
-    for task, score in scores.items():
+    seeds = scores.pop(SEEDS, {})
+    if not isinstance(seeds, dict) or not all(isinstance(found, list) for found in seeds.values()):
+        raise ValueError(f"{file}: {SEEDS} must hold a list of scores for each column")
+    listed = [(task, score) for task, found in seeds.items() for score in found]
+    for task, score in [*scores.items(), *((t, s) for t, s in listed if s is not None)]:
         if task not in TASKS:
             raise ValueError(
                 f"{file}: {task} is no column of the paper's tables: {', '.join(TASKS)}"
@@ -165,7 +198,11 @@ def scores_of(run: Path) -> dict[str, float]:
             not foreign.fits(score, float) or not -100 <= score <= 100
         ):  # a correlation may be below 0
             raise ValueError(f"{file}: {task} must be a score in percent, not {score!r}")
-    return scores
+    for task, found in seeds.items():
+        middle = median(-math.inf if score is None else score for score in found or [None])
+        if task not in scores or abs(scores[task] - middle) > 0.1:
+            raise ValueError(f"{file}: {task} is not the median of its {SEEDS}, {middle:.1f}")
+    return scores, seeds
 
 
 def tokens_at(plan: Plan, batch_size: int, step: int) -> int:

@@ -91,7 +91,8 @@ def finetune(model: Path, out: Path, config: FinetuneConfig, against: Path | Non
         print(
             f"\nagainst {against}:\n{aligned(summary.differences(grid.results().values(), other))}"
         )
-        print("~: less than from the lowest to the highest seed of either", flush=True)
+        say("~: no more than from the lowest to the highest seed of either, and may be noise")
+        say("?: one seed, which does not tell what is noise")
 
 
 def _refuse_misfit(pretrained: Pretrained, config: FinetuneConfig) -> None:
@@ -201,11 +202,9 @@ def _prune(grid: Grid, results: Mapping[str, Any]) -> None:
 def _finish(grid: Grid, name: str) -> None:
     """Write scores.json and table.md, and each task's best model."""
     results = list(grid.results().values())
-    scores: dict[str, float] = {}
     for task in summary.found(results):
-        scores |= task.columns
         _give(grid.folder(task.best) / MODEL, grid.out / task.task.name)
-    write_text(grid.out / layout.SCORES, to_json(scores, indent=1))
+    write_text(grid.out / layout.SCORES, to_json(summary.to_scores(results), indent=1))
     table = summary.rows(results)
     write_text(grid.out / TABLE, to_markdown(table))
     print(f"\n{name}, on dev, the best rate by its median:\n{aligned(table)}", flush=True)

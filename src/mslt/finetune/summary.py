@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from statistics import mean, median
 from typing import Any
 
+from mslt.analysis.results import SEEDS, inside_range
 from mslt.finetune.settings import Cell
 from mslt.finetune.tasks import TASKS, Task, find
 from mslt.words import duration
@@ -28,12 +29,6 @@ class Scores:
         middle = median(-1e9 if value is None else value for value in self.values)
         return None if middle < -1e8 else middle
 
-    @property
-    def spread(self) -> float:
-        """From the lowest to the highest that is known."""
-        known = [value for value in self.values if value is not None]
-        return max(known) - min(known) if known else 0.0
-
 
 @dataclass(frozen=True)
 class Found:
@@ -56,10 +51,10 @@ class Found:
     diverged: int = 0
 
     @property
-    def columns(self) -> dict[str, float]:
-        """By the columns of the paper's tables; what could not be computed is left out."""
-        medians = {title: self.scores[name].median for title, name in self.task.columns.items()}
-        return {title: value for title, value in medians.items() if value is not None}
+    def columns(self) -> dict[str, Scores]:
+        """By the columns of the paper's tables; what has no median is left out."""
+        columns = {title: self.scores[name] for title, name in self.task.columns.items()}
+        return {title: scores for title, scores in columns.items() if scores.median is not None}
 
 
 def found(results: Iterable[Result]) -> list[Found]:
@@ -68,6 +63,14 @@ def found(results: Iterable[Result]) -> list[Found]:
     for result in results:
         of_task.setdefault(result["task"], []).append(result)
     return [_best(TASKS[name], of_task[name]) for name in TASKS if name in of_task]
+
+
+def to_scores(results: Iterable[Result]) -> dict[str, Any]:
+    """What scores.json holds: medians by the columns of the paper's tables, and under SEEDS each
+    seed's score."""
+    columns = {title: scores for task in found(results) for title, scores in task.columns.items()}
+    medians = {title: scores.median for title, scores in columns.items()}
+    return {**medians, SEEDS: {title: list(scores.values) for title, scores in columns.items()}}
 
 
 def best(results: Iterable[Result]) -> Cell:
@@ -181,7 +184,10 @@ def to_come(left: Sequence[Cell], results: Iterable[Result], workers: int) -> st
 
 
 def differences(ours: Iterable[Result], theirs: Iterable[Result]) -> list[list[str]]:
-    """How much higher our medians are, each task at its best rate; `~` marks what may be noise."""
+    """How much higher our medians are, each task at its best rate.
+
+    `~` marks what may be noise, and `?` where that is not known.
+    """
     table = [["task", "metric", "this", "other", "difference", ""]]
     others = {task.task.name: task for task in found(theirs)}
     for mine in found(ours):
@@ -194,6 +200,6 @@ def differences(ours: Iterable[Result], theirs: Iterable[Result]) -> list[list[s
                 table.append([*row, "n/a", ""])
                 continue
             difference = one.median - other.median
-            noise = abs(difference) <= max(one.spread, other.spread)
-            table.append([*row, f"{difference:+.1f}", "~" if noise else ""])
+            noise = inside_range(difference, (one.values, other.values))
+            table.append([*row, f"{difference:+.1f}", {True: "~", False: "", None: "?"}[noise]])
     return table
