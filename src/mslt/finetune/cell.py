@@ -93,12 +93,15 @@ def read_result(folder: Path) -> dict[str, Any]:
 def read_results(cells: Path) -> dict[str, dict[str, Any]]:
     """What all finished cells in a folder of cells have found, by their names.
 
+    A folder of another name, as a copy has or what is being written, is none of them.
+
     Raises:
         ValueError: one is damaged.
         OSError: it cannot be read.
     """
     folders = [file.parent for file in sorted(cells.glob(f"*/{RESULT}"))]
-    return {f.name: read_result(f) for f in folders if not f.name.startswith(".")}
+    found = {f.name: read_result(f) for f in folders if not f.name.startswith(".")}
+    return {n: r for n, r in found.items() if n == Cell(r["task"], r["lr"], r["seed"]).name}
 
 
 def say(text: str) -> None:

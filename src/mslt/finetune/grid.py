@@ -88,11 +88,10 @@ def finetune(model: Path, out: Path, config: FinetuneConfig, against: Path | Non
         _train_all(grid)
         _finish(grid, pretrained.name)
     if against:
-        print(
-            f"\nagainst {against}:\n{aligned(summary.differences(grid.results().values(), other))}"
-        )
+        table = summary.differences(grid.results().values(), other)
+        say(f"\nagainst {against}:\n{aligned(table)}")
         say("~: no more than from the lowest to the highest seed of either, and may be noise")
-        say("?: one seed, which does not tell what is noise")
+        say("?: a side has a single seed, which does not tell what is noise")
 
 
 def _refuse_misfit(pretrained: Pretrained, config: FinetuneConfig) -> None:
