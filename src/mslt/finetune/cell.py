@@ -125,6 +125,18 @@ class _Progress:
         self._tell(f"{self._name}: step {step:,} of {steps:,}, loss {float(loss):.3f}, {left} left")
 
 
+def _how(work: Work) -> How:
+    config, task = work.config, work.cell.row
+    return How(
+        lr=work.cell.lr,
+        epochs=config.epochs or task.epochs,
+        batch_size=config.batch_size or task.batch_size,
+        seed=work.cell.seed,
+        precision=work.precision,
+        device=work.device,
+    )
+
+
 def train(work: Work, tell: Callable[[str], None] = say) -> dict[str, Any]:
     """Train a cell that is not trained yet, and leave its folder, which appears whole.
 
@@ -146,26 +158,18 @@ def train(work: Work, tell: Callable[[str], None] = say) -> dict[str, Any]:
     start = time.perf_counter()
     if work.device == "cpu":
         torch.set_num_threads(work.threads)
-    cell, config, task = work.cell, work.config, work.cell.row
+    cell, config = work.cell, work.config
     pretrained = _opened(work.model)
     material = _loaded(cell.task, folders(config), pretrained.tokenizer)
     encoder = pretrained.model
     if config.random_weights:
         encoder = Encoder(encoder.config, encoder.depth, seed=cell.seed)
     model = TaskModel(encoder, material.classes, cell.seed)
-    how = How(
-        lr=cell.lr,
-        epochs=config.epochs or task.epochs,
-        batch_size=config.batch_size or task.batch_size,
-        seed=cell.seed,
-        precision=work.precision,
-        device=work.device,
-    )
     began, steps, trained, diverged = time.perf_counter(), 0, 0.0, {}
-    scores: Scores = dict.fromkeys(task.metrics)
+    scores: Scores = dict.fromkeys(cell.row.metrics)
     files: dict[str, bytes] = {}
     try:
-        steps = fine_tune(model, material.train, how, _Progress(cell.name, tell))
+        steps = fine_tune(model, material.train, _how(work), _Progress(cell.name, tell))
         trained = time.perf_counter() - began
         scores, files = material.judge(model, work.device)
     except Diverged as error:
