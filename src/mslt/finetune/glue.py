@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mslt.finetune.tasks import HIGHEST, LOWEST, Sentences, Submitted, rating
+from mslt.finetune.tasks import Sentences, Submitted
 from mslt.foreign import printable
 
 HUB = "hf:"  # begins the name of a data set on the hub, in the place of a folder
@@ -133,16 +133,10 @@ def _example(row: _Row, task: Sentences, number: int) -> Example:
 
 
 def _label(text: str, task: Sentences, where: str) -> float:
-    shown = printable(repr(text[:40]))
-    if task.labels:
-        if text not in task.labels:
-            raise ValueError(f"{where}: {task.label} is {shown}, not {' or '.join(task.labels)}")
-        return float(task.labels.index(text))
     try:
-        return rating(text)
-    except ValueError:
-        wanted = f"a number from {LOWEST:g} to {HIGHEST:g}"
-        raise ValueError(f"{where}: {task.label} is {shown}, not {wanted}") from None
+        return task.answer(text)
+    except ValueError as error:
+        raise ValueError(f"{where}: {task.label} is {error}") from None
 
 
 def _is_hub(folder: str | Path) -> bool:

@@ -206,8 +206,8 @@ def _finish(grid: Grid, name: str) -> None:
     write_text(grid.out / layout.SCORES, to_json(summary.to_scores(results), indent=1))
     table = summary.rows(results)
     write_text(grid.out / TABLE, to_markdown(table))
-    print(f"\n{name}, on dev, the best rate by its median:\n{aligned(table)}", flush=True)
-    print(f"\nwrote {grid.out}: a folder for each task's best model, {layout.SCORES}, {TABLE}")
+    say(f"\n{name}, on dev, the best rate by its median:\n{aligned(table)}")
+    say(f"\nwrote {grid.out}: a folder for each task's best model, {layout.SCORES}, {TABLE}")
 
 
 def _give(model: Path, to: Path) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from mslt.config import OptimizerConfig
 from mslt.finetune.examples import Encoded, TaskInputs, reading_order, training_order
 from mslt.finetune.model import SentenceHead, TaskModel
+from mslt.finetune.tasks import HIGHEST, LOWEST
 from mslt.growth import freeze
 from mslt.objective import Objective
 from mslt.schedule import Schedule
@@ -134,9 +135,9 @@ def predict(model: TaskModel, encoded: Encoded, device: str = "cpu") -> list[np.
     return found
 
 
-def answers(logits: Sequence[np.ndarray], low: float = 0.0, high: float = 5.0) -> np.ndarray:
+def answers(logits: Sequence[np.ndarray]) -> np.ndarray:
     """The class that each says, or the number, within the range of answers: [N]."""
     stacked = np.stack(list(logits))
     if stacked.shape[1] == 1:
-        return stacked[:, 0].clip(low, high)
+        return stacked[:, 0].clip(LOWEST, HIGHEST)
     return stacked.argmax(1)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mslt.files import naming, require_regular
-from mslt.finetune.tasks import GLUE, HIGHEST, LOWEST, Sentences, Submitted, rating
+from mslt.finetune.tasks import GLUE, HIGHEST, LOWEST, Sentences, Submitted
 from mslt.foreign import printable
 
 HEADING = "index\tprediction"
@@ -142,17 +142,7 @@ def _check_file(where: str, content: bytes, task: Sentences, test: Submitted) ->
         if index != str(number):
             shown = printable(repr(index[:40]))
             raise ValueError(f"{where}:{number + 2}: the index is {shown}, not {number}")
-        if not _is_answer(said, task):
-            wanted = " or ".join(task.labels) or f"a number from {LOWEST:g} to {HIGHEST:g}"
-            shown = printable(repr(said[:40]))
-            raise ValueError(f"{where}:{number + 2}: the prediction is {shown}, not {wanted}")
-
-
-def _is_answer(text: str, task: Sentences) -> bool:
-    if task.labels:
-        return text in task.labels
-    try:
-        rating(text)
-    except ValueError:
-        return False
-    return True
+        try:
+            task.answer(said)
+        except ValueError as error:
+            raise ValueError(f"{where}:{number + 2}: the prediction is {error}") from None

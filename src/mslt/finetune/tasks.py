@@ -9,6 +9,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from mslt.foreign import printable
+
 LEARNING_RATES = (5e-5, 4e-5, 3e-5, 2e-5)
 SEEDS = 5
 LOWEST, HIGHEST = 0.0, 5.0  # of STS-B's ratings
@@ -65,6 +67,20 @@ class Sentences(Task):
     dev: tuple[str, ...] = ("dev",)
     test: tuple["Submitted", ...]
     headings: tuple[str, ...] | None = None
+
+    def answer(self, text: str) -> float:
+        """The number of a label; or a rating, which is digits, with a point or without.
+
+        Raises:
+            ValueError: it is no answer of this task; the message says what it is instead.
+        """
+        if text in self.labels:
+            return float(self.labels.index(text))
+        value = float(text) if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text, re.ASCII) else -1.0
+        if not self.labels and LOWEST <= value <= HIGHEST:
+            return value
+        wanted = " or ".join(self.labels) or f"a number from {LOWEST:g} to {HIGHEST:g}"
+        raise ValueError(f"{printable(repr(text[:40]))}, not {wanted}")
 
 
 @dataclass(frozen=True)
@@ -245,18 +261,6 @@ _TABLE: tuple[Task, ...] = (
 )
 TASKS: Mapping[str, Task] = {task.name: task for task in _TABLE}
 GLUE: Mapping[str, Sentences] = {t.name: t for t in _TABLE if isinstance(t, Sentences)}
-
-
-def rating(text: str) -> float:
-    """A rating of STS-B as its files have it: digits, with a point or without.
-
-    Raises:
-        ValueError: it is something else, or not from 0 to 5.
-    """
-    value = float(text) if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text, re.ASCII) else -1.0
-    if not LOWEST <= value <= HIGHEST:
-        raise ValueError(f"{text!r} is not a number from {LOWEST:g} to {HIGHEST:g}")
-    return value
 
 
 def find(name: str) -> Task:
