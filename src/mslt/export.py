@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mslt.layout import awaits, model_folders, read_facts, read_start
+from mslt.layout import awaits, model_folders, read_facts
 
 if TYPE_CHECKING:
     from mslt.model import Encoder
@@ -83,9 +83,7 @@ def _imported(run: Path) -> tuple["Encoder", str]:
     from mslt.card import imported_card
     from mslt.pretrained import brought
 
-    start = read_start(run)
-    model = brought(run)
-    assert start is not None
+    model, start = brought(run)
     return model, imported_card(start)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from mslt import foreign, huggingface
 from mslt.checkpoint import FACTS, STATE, load_model
 from mslt.config import ModelConfig
-from mslt.layout import CONFIG, START, awaits, model_folders, read_config, read_start
+from mslt.layout import CONFIG, START, Start, awaits, model_folders, read_config, read_start
 from mslt.model import Encoder
 
 
@@ -45,13 +45,13 @@ def open_model(path: Path) -> Pretrained:
     """
     path = Path(path)
     if awaits(path):
-        return Pretrained(path.resolve().name, brought(path), path / "tokenizer")
+        return Pretrained(path.resolve().name, brought(path)[0], path / "tokenizer")
     if (path / CONFIG).is_file():
         model, _ = first_good(model_folders(path), read_config(path).model)
         return Pretrained(path.resolve().name, model, path / "tokenizer")
     if (path / STATE).is_file() and path.resolve().name == START:
         run = path.resolve().parent
-        return Pretrained(f"{run.name}/{START}", brought(run), run / "tokenizer")
+        return Pretrained(f"{run.name}/{START}", brought(run)[0], run / "tokenizer")
     if (path / STATE).is_file():
         run = path.resolve().parents[1]
         model, _ = load_model(path, read_config(run).model)
@@ -65,8 +65,8 @@ def open_model(path: Path) -> Pretrained:
     )
 
 
-def brought(run: Path) -> Encoder:
-    """The model that `mslt import` has written into a run's folder.
+def brought(run: Path) -> tuple[Encoder, Start]:
+    """The model that `mslt import` has written into a run's folder, and what is known of it.
 
     Raises:
         ValueError: it is damaged.
@@ -74,7 +74,7 @@ def brought(run: Path) -> Encoder:
     start = read_start(run)
     if start is None:
         raise ValueError(f"{run / START} is damaged: it has no {STATE}")
-    return load_model(start.folder, start.model)[0]
+    return load_model(start.folder, start.model)[0], start
 
 
 def first_good(folders: Sequence[Path], config: ModelConfig) -> tuple[Encoder, dict[str, Any]]:
