@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,11 +14,11 @@ from mslt.config import ModelConfig, OptimizerConfig
 from mslt.data.instances import Batch
 from mslt.growth import freeze, is_fixed, learning
 from mslt.model import Encoder
-from mslt.objective import Inputs, losses
+from mslt.objective import Inputs, losses, pretraining
 from mslt.optim import Moment, Optimizer, decays
 from mslt.plan import build_plan
 from mslt.schedule import Schedule
-from mslt.trainer import Settings, Trainer, pick_device, pick_precision
+from mslt.trainer import Settings, Trainer
 
 ADAMW = OptimizerConfig("adamw", weight_decay=0.1)
 LAMB = OptimizerConfig("lamb", weight_decay=0.1)
@@ -293,6 +294,25 @@ def test_bf16_computes_with_the_updated_weights(tiny, random_batch):
     assert same(state(model), state(anew))
 
 
+def test_a_step_in_which_a_parameter_plays_no_part_does_not_repeat_its_last_gradient(
+    tiny, random_batch
+):
+    """Gradients in bf16 are written over those of the last step, which then must not be there."""
+    plain = pretraining(pair=True)
+
+    def one_part(*given: Any, **how: Any) -> list[Tensor]:
+        mlm, pair = plain.losses(*given, **how)
+        return [mlm, pair if step == 0 else torch.zeros_like(pair)]
+
+    settings, seen = replace(PLAIN, precision="bf16"), []
+    trainer = Trainer(Encoder(tiny, 2), settings, {}, objective=replace(plain, losses=one_part))
+    for step in range(2):
+        trainer.step(step, random_batch(step), 1e-2)
+        seen.append(trainer.moments()["head.pooler.weight"].mean.clone())
+    assert seen[0].any()
+    torch.testing.assert_close(seen[1], 0.9 * seen[0])
+
+
 # --- evaluation ---------------------------------------------------------------------------------
 
 
@@ -358,39 +378,3 @@ def test_what_stands_in_the_padding_changes_nothing(tiny, random_batch):
 def test_evaluation_without_a_pair_objective_says_nothing_of_pairs(tiny, random_batch):
     trainer = Trainer(Encoder(tiny, 1), replace(PLAIN, pair=False), {})
     assert trainer.evaluate([random_batch()]).keys() == {"mlm_loss", "mlm_accuracy"}
-
-
-# --- where it runs ------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("fast", [True, False])
-def test_auto_takes_bf16_where_the_device_is_fast_at_it(monkeypatch, fast):
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: fast)
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: fast)
-    expected = "bf16" if fast else "fp32"
-    assert pick_precision("auto", "cpu") == pick_precision("auto", "cuda:0") == expected
-    assert pick_precision("fp32", "cpu") == pick_precision("fp32", "cuda:0") == "fp32"
-    assert pick_precision("bf16", "cpu") == "bf16"
-
-
-def test_bf16_on_a_gpu_without_it_is_refused(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
-    with pytest.raises(ValueError, match="precision bf16 is not supported by this GPU"):
-        pick_precision("bf16", "cuda:0")
-
-
-def test_auto_takes_a_gpu_where_there_is_one(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert (pick_device("auto"), pick_device("cuda:1"), pick_device("cpu")) == (
-        "cuda:0",
-        "cuda:1",
-        "cpu",
-    )
-
-
-def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert pick_device("auto") == "cpu"
-    with pytest.raises(ValueError, match="device cuda:1 was asked for, but torch sees no GPU"):
-        pick_device("cuda:1")

@@ -35,6 +35,13 @@ def multiplies_int8() -> bool:
 
 
 @cache
+def has_onednn_bf16() -> bool:
+    """Whether torch has oneDNN's products in bf16 for this CPU, whatever their speed."""
+    there = torch.backends.mkldnn.is_available()
+    return there and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+@cache
 def bf16_speedup(size: int = 512, rounds: int = 7) -> float:
     """How many times as fast products are in bf16 as in fp32, on one core: 40 ms.
 

@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from mslt import initial
 from mslt.attention import attend
 from mslt.dropout import Dropout
+from mslt.linear import Linear, linear
 from mslt.norm import LayerNorm
 from mslt.shape import ModelConfig
 
@@ -37,7 +38,7 @@ class Embeddings(nn.Module):
         self.segment = nn.Embedding(2, width)
         self.norm = LayerNorm(width, eps=config.layer_norm_eps)
         self.dropout = Dropout(config.hidden_dropout_prob)
-        self.project = nn.Linear(width, config.hidden_size) if config.embedding_size else None
+        self.project = Linear(width, config.hidden_size) if config.embedding_size else None
 
     def forward(self, input_ids_BL: Tensor, segment_ids_BL: Tensor) -> Tensor:
         """[B, L, D] of the tokens and the segment (0 or 1) that each belongs to."""
@@ -53,8 +54,8 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.heads = config.num_attention_heads
-        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
-        self.out = nn.Linear(config.hidden_size, config.hidden_size)
+        self.qkv = Linear(config.hidden_size, 3 * config.hidden_size)
+        self.out = Linear(config.hidden_size, config.hidden_size)
         self.norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = Dropout(config.hidden_dropout_prob)
         self.weights_dropout_prob = config.attention_probs_dropout_prob
@@ -67,12 +68,12 @@ class Attention(nn.Module):
             q, k, v = self.qkv(x_BLD).split(D, dim=-1)
         else:
             residual_BRD = take_rows(x_BLD, rows_BR)
-            q = F.linear(residual_BRD, self.qkv.weight[:D], self.qkv.bias[:D])
-            k, v = F.linear(x_BLD, self.qkv.weight[D:], self.qkv.bias[D:]).split(D, dim=-1)
+            q = linear(residual_BRD, self.qkv.weight[:D], self.qkv.bias[:D])
+            k, v = linear(x_BLD, self.qkv.weight[D:], self.qkv.bias[D:]).split(D, dim=-1)
         q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (q, k, v))
         mixed_BHRK = attend(q, k, v, seen_BL, self.weights_dropout_prob if self.training else 0.0)
         mixed_BRD = mixed_BHRK.transpose(1, 2).flatten(2)
-        return self.norm(residual_BRD + self.dropout(self.out(mixed_BRD)))
+        return self.norm(self.dropout.onto(residual_BRD, self.out(mixed_BRD)))
 
 
 class FeedForward(nn.Module):
@@ -80,8 +81,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.up = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.down = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.up = Linear(config.hidden_size, config.intermediate_size)
+        self.down = Linear(config.intermediate_size, config.hidden_size)
         self.norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = Dropout(config.hidden_dropout_prob)
         self.gelu = GELU[config.hidden_act]
@@ -89,7 +90,7 @@ class FeedForward(nn.Module):
     def forward(self, x_BRD: Tensor) -> Tensor:
         """[B, R, D], the same shape as it is given."""
         inner = F.gelu(self.up(x_BRD), approximate=self.gelu)
-        return self.norm(x_BRD + self.dropout(self.down(inner)))
+        return self.norm(self.dropout.onto(x_BRD, self.down(inner)))
 
 
 class Block(nn.Module):
@@ -113,12 +114,12 @@ class Head(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         width = config.embedding_width
-        self.transform = nn.Linear(config.hidden_size, width)
+        self.transform = Linear(config.hidden_size, width)
         self.norm = LayerNorm(width, eps=config.layer_norm_eps)
         self.gelu = GELU[config.hidden_act]
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
-        self.pooler = nn.Linear(config.hidden_size, config.hidden_size)
-        self.pair = nn.Linear(config.hidden_size, 2)
+        self.pooler = Linear(config.hidden_size, config.hidden_size)
+        self.pair = Linear(config.hidden_size, 2)
 
     def transformed(self, x_BRD: Tensor) -> Tensor:
         """What the output matrix is multiplied with [B, R, E]."""
@@ -157,12 +158,19 @@ class Encoder(nn.Module):
         self.embeddings = Embeddings(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks(depth)))
         self.head = Head(config)
+        self.output: nn.Parameter | None
+        self.register_parameter("output", None)
         self._initialise(torch.Generator().manual_seed(seed))
 
     @property
     def depth(self) -> int:
         """Encoder layers that stand."""
         return len(self.blocks) * self.config.repeat
+
+    @property
+    def output_matrix(self) -> Tensor:
+        """[V, E]: the token embedding, or the copy of it that stands for it in the output layer."""
+        return self.embeddings.token.weight if self.output is None else self.output
 
     @property
     def dtype(self) -> torch.dtype:
@@ -274,7 +282,7 @@ class Encoder(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Logits [B, M, V] at the masked positions, and [B, 2] of the next-sentence head."""
         x_BRD = self.hidden(input_ids_BL, segment_ids_BL, seen_BL, with_cls(masked_BM))
-        mlm_BMV = self.head.mlm(x_BRD[:, 1:], self.embeddings.token.weight)
+        mlm_BMV = self.head.mlm(x_BRD[:, 1:], self.output_matrix)
         return mlm_BMV, self.head.next_sentence(x_BRD[:, 0])
 
 

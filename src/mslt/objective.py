@@ -10,10 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mslt.data.instances import Batch
+from mslt.linear import linear
 from mslt.model import Encoder, with_cls
 
-# Logits that stand in memory at once: 64 MB of them.
+# Logits that stand in memory at once: 32 MB of them in bf16.
 CHUNK_LOGITS = 1 << 24
+
+# Those of which a CPU makes losses and slopes at once, in fp32: best of 0.5 to 4 MB.
+CACHED_LOGITS = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,7 @@ def losses(
     x_BRD = model.top(x_BLD, inputs.seen, rows_BR, layers, recompute=recompute)
     mlm = masked_token_loss(
         model.head.transformed(x_BRD[:, 1:]).flatten(0, 1),
-        model.embeddings.token.weight,
+        model.output_matrix,
         model.head.bias,
         inputs.masked_ids.flatten(),
         inputs.masked_weights.flatten(),
@@ -162,30 +166,28 @@ class _MaskedTokenLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden_ND, token_VD, bias_V, ids_N, weights_N):  # type: ignore[no-untyped-def]
         token = token_VD.to(hidden_ND.dtype)
+        bias = bias_V.to(hidden_ND.dtype)
         wanted = ctx.needs_input_grad
         slopes = _Slopes(hidden_ND, token, bias_V, wanted)
         loss = hidden_ND.new_zeros((), dtype=torch.float32)
         size = max(1, CHUNK_LOGITS // len(token_VD))
         for start in range(0, len(ids_N), size):
             part = slice(start, start + size)
-            ids, weights = ids_N[part, None], weights_N[part, None]
-            logits = F.linear(hidden_ND[part], token, bias_V)
-            log_share = logits.log_softmax(-1, dtype=torch.float32)
-            loss -= (log_share.gather(1, ids) * weights).sum()
-            if any(wanted):
-                # d loss / d logits = weight (softmax - one-hot), in the same memory.
-                slope = log_share.exp_().mul_(weights)
-                slopes.add(part, slope.scatter_add_(1, ids, -weights))
-        ctx.save_for_backward(slopes.hidden, slopes.token, slopes.bias)
+            logits = linear(hidden_ND[part], token, bias)
+            loss += slopes.along(logits, ids_N[part, None], weights_N[part, None])
+            slopes.add(part, logits)
+        # Not saved for autograd, which would keep them: what is given up need not be copied.
+        ctx.slopes = [slopes.hidden, slopes.token, slopes.bias]
         ctx.dtypes = hidden_ND.dtype, token_VD.dtype, bias_V.dtype
         return loss
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
+        slopes, ctx.slopes = ctx.slopes, None
         return (
             *(
-                None if g is None else g.mul_(grad).to(dtype)
-                for g, dtype in zip(ctx.saved_tensors, ctx.dtypes)
+                None if slope is None else slope.mul_(grad).to(dtype)
+                for slope, dtype in zip(slopes, ctx.dtypes)
             ),
             None,
             None,
@@ -204,12 +206,31 @@ class _Slopes:
         self.token: Tensor | None = None
         self._wants_token = wanted[1]
 
+    def along(self, logits_NV: Tensor, ids_N1: Tensor, weights_N1: Tensor) -> Tensor:
+        """Loss of logits, in nats; its slopes along them, weight (softmax - one-hot), replace them.
+
+        In fp32, a few rows at a time on a CPU: they stay in its cache from the first pass to the
+        last.
+        """
+        N, V = logits_NV.shape
+        size = max(1, CACHED_LOGITS // V) if logits_NV.device.type == "cpu" else N
+        room = logits_NV.new_empty(min(size, N), V, dtype=torch.float32)
+        loss = room.new_zeros(())
+        for start in range(0, N, size):
+            part = slice(start, start + size)
+            ids, weights = ids_N1[part], weights_N1[part]
+            slope = room[: len(ids)].copy_(logits_NV[part])
+            torch._log_softmax(slope, -1, half_to_float=False, out=slope)
+            loss -= (slope.gather(1, ids) * weights).sum()
+            slope.exp_().mul_(weights).scatter_add_(1, ids, -weights)
+            if self.bias is not None:
+                self.bias += slope.sum(0)
+            logits_NV[part] = slope
+        return loss
+
     def add(self, part: slice, slope_NV: Tensor) -> None:
         """Add what a chunk of rows gives, by the slope of the loss along its logits."""
         hidden, token = self._from
-        if self.bias is not None:
-            self.bias += slope_NV.sum(0)
-        slope_NV = slope_NV.to(hidden.dtype)
         if self.hidden is not None:
             torch.mm(slope_NV, token, out=self.hidden[part])
         if self._wants_token:

@@ -6,7 +6,7 @@ AdamW and LAMB share their update: Adam's step plus decoupled weight decay (Losh
 operations whatever their number, and clipping needs one norm.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -133,17 +133,22 @@ class Optimizer:
         """The accumulated gradients' norm over all tensors, a scalar on the device."""
         return torch.linalg.vector_norm(self.grads)
 
-    def drop(self) -> None:
-        """Forget the accumulated gradients: weights, moments and counts stay as they are."""
-        self.grads.zero_()
+    def drop(self, names: Collection[str] | None = None) -> None:
+        """Forget the accumulated gradients, of all parameters or of some; nothing else changes."""
+        if names is None:
+            self.grads.zero_()
+        else:
+            for name in names:
+                self.grads[self._spans[name][0]] = 0.0
 
     @torch.no_grad()
-    def update(self, lr: float, norm: Tensor | None = None) -> Tensor:
+    def update(self, lr: float, norm: Tensor | None = None, leave: Collection[str] = ()) -> Tensor:
         """One step along the accumulated gradients, which are then zero again.
 
         Args:
             lr: the learning rate.
             norm: the gradients' own, where it is known already.
+            leave: parameters whose gradients need not be zero, since new ones will replace them.
 
         Returns:
             The gradients' norm before clipping, a scalar on the device.
@@ -159,13 +164,11 @@ class Optimizer:
             else:
                 self._direct(group, scale)
                 self._move(group, lr)
-        self.grads.zero_()
+        self.drop(self._spans.keys() - leave if leave else None)
         return norm
 
     def _fuse(self, group: _Group, scale: Tensor, lr: float) -> None:
         """Both of the following for AdamW, by torch's kernel, which reads and writes all once."""
-        if scale < 1:
-            self.grads[group.span].mul_(scale)
         torch._fused_adamw_(
             [self.weights[group.span]],
             [self.grads[group.span]],
@@ -180,6 +183,7 @@ class Optimizer:
             eps=self.config.eps,
             amsgrad=False,
             maximize=False,
+            grad_scale=scale.reciprocal().float(),
         )
 
     def _direct(self, group: _Group, scale: Tensor) -> None:

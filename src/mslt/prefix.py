@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mslt.attention import attend
-from mslt.machine import multiplies_bf16_fast, multiplies_int8
+from mslt.machine import has_onednn_bf16, multiplies_bf16_fast, multiplies_int8
 from mslt.model import Block, Encoder
 from mslt.objective import Inputs
 
@@ -79,7 +79,7 @@ def _prepared(block: Block, kind: Kind) -> nn.Module:
     dtype = next(block.parameters()).dtype
     if kind == "exact" or (kind == "fp32" and dtype == torch.float32):
         return block
-    if kind == "bf16" and _packs_bf16(block.mlp.up.weight.device):
+    if kind == "bf16" and block.mlp.up.weight.device.type == "cpu" and has_onednn_bf16():
         return PackedBlock(block)
     if kind != "int8":
         return block if dtype == _INSIDE[kind] else copy.deepcopy(block).to(_INSIDE[kind])
@@ -89,12 +89,6 @@ def _prepared(block: Block, kind: Kind) -> nn.Module:
             if isinstance(child, nn.Linear):
                 setattr(module, name, Int8Linear(child))
     return quantized.float()
-
-
-def _packs_bf16(device: torch.device) -> bool:
-    """Whether torch has oneDNN's products in bf16 there."""
-    there = device.type == "cpu" and torch.backends.mkldnn.is_available()
-    return there and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 class PackedBlock(nn.Module):

@@ -20,7 +20,7 @@ from mslt.config import OptimizerConfig
 from mslt.data.instances import Batch
 from mslt.growth import forward_only, learning
 from mslt.machine import multiplies_bf16_fast
-from mslt.model import Block, Encoder
+from mslt.model import Block, Encoder, Head
 from mslt.objective import Inputs, Objective, pretraining, scores
 from mslt.optim import Moments, Optimizer
 from mslt.prefix import Kind, Prefix
@@ -33,6 +33,8 @@ SCORES = ("mlm_loss", "mlm_right", "pair_loss", "pair_right")
 
 # Tokens of the next step that may wait behind the forward-only layers: 200 MB of BERT-Base in fp32.
 AHEAD_TOKENS = 65_536
+
+TOKEN, OUTPUT = "embeddings.token.weight", "output"  # one matrix, which in bf16 has a copy
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,11 @@ class Trainer:
         halves = dict(self.computing.named_parameters())
         # Tensors that compute in bf16, beside the fp32 weights that they stand for.
         self._cast = {n: (halves[n], p) for n, p in parameters.items() if halves[n] is not p}
+        # The first gradient of a step replaces theirs; those of them that still wait for it.
+        self._replaced = set(self._cast)
+        self._stale: set[str] = set()
+        if TOKEN in parameters and OUTPUT in halves:
+            self._cast[OUTPUT] = halves[OUTPUT], parameters[TOKEN]
         self.reducer = Reducer(
             self.optimizer.grads,
             self.optimizer.spans(),
@@ -129,7 +136,7 @@ class Trainer:
         )
         self._ahead: tuple[int, Batch, list[Group]] | None = None
         me = weakref.ref(self)
-        for name in parameters:
+        for name in parameters.keys() | self._cast.keys():
             hook = halves[name].register_post_accumulate_grad_hook(partial(_gathered, me, name))
             weakref.finalize(self, hook.remove)
 
@@ -158,6 +165,7 @@ class Trainer:
             before clipping.
         """
         self.computing.train()
+        self._stale = set(self._replaced)
         counts = torch.tensor(self.objective.counts(batch), dtype=torch.float32, device="cpu")
         counts = counts.to(self.world.device)
         counted = self.world.sum(counts)
@@ -174,6 +182,7 @@ class Trainer:
                     self.reducer.begin()
                 loss.backward()
             sums += parts.detach()
+        self.optimizer.drop(self._stale)
         self._reduce(sums, step + 1, upcoming)
         with self.phases("optimizer"):
             norm = self.optimizer.norm()
@@ -181,7 +190,7 @@ class Trainer:
         # The one place that decides. What it is asked with are sums over all processes.
         if accept is None or accept({name: float(value) for name, value in metrics.items()}):
             with self.phases("optimizer"):
-                self.optimizer.update(lr, norm)
+                self.optimizer.update(lr, norm, leave=self._replaced)
                 self._spread()
         else:
             self.optimizer.drop()
@@ -266,12 +275,19 @@ class Trainer:
 
     @torch.no_grad()
     def gathered(self, name: str) -> None:
-        """A parameter has its gradient of one micro-batch: add a bf16 one to the fp32 ones."""
+        """A parameter has its gradient of one micro-batch: put a bf16 one to the fp32 ones.
+
+        The first of a step is written over what is there, which spares clearing it and adding.
+        """
         if name in self._cast:
             half, full = self._cast[name]
             assert half.grad is not None
             assert full.grad is not None
-            full.grad += half.grad
+            if name in self._stale:
+                self._stale.remove(name)
+                full.grad.copy_(half.grad)
+            else:
+                full.grad += half.grad
             half.grad = None
         self.reducer.complete(name)
 
@@ -324,7 +340,12 @@ def _half(model: Encoder) -> Encoder:
     half = copy.deepcopy(model, shared)
     half.blocks.to(torch.bfloat16)
     half.head.to(torch.bfloat16)
+    token = embeddings.token.weight
+    if isinstance(half.head, Head):
+        half.output = nn.Parameter(token.bfloat16(), requires_grad=token.requires_grad)
     if model.device.type == "cpu":
+        # A gradient of the rows that were looked up, not of a vocabulary of zeros around them.
+        half.embeddings.token.sparse = True
         for mine, full in zip(half.modules(), model.modules()):
             if isinstance(mine, nn.LayerNorm) and isinstance(full, nn.LayerNorm):
                 mine.weight, mine.bias = full.weight, full.bias

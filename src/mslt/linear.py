@@ -1,0 +1,51 @@
+"""Linear layers whose bias costs nothing in bf16 on a CPU.
+
+torch first writes the bias into every row of the output and then adds the product to it: of 4,096
+rows, from 256 wide to 1,024, that takes 7.5 ms instead of 5.3. oneDNN adds it as it writes.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mslt.machine import has_onednn_bf16
+
+
+class Linear(nn.Linear):
+    """`torch.nn.Linear` by way of `linear`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., out] for [..., in]."""
+        return linear(x, self.weight, self.bias)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """As `torch.nn.functional.linear`, the same bits; a compiler sees that one."""
+    ours = x.device.type == "cpu" and x.dtype == weight.dtype == torch.bfloat16
+    if not ours or torch.compiler.is_compiling() or not has_onednn_bf16():
+        return F.linear(x, weight, bias)
+    y: Tensor = _Linear.apply(x, weight, bias)
+    return y
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """x weight' + bias by oneDNN, without gradients; all three in bf16, on a CPU that has it."""
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, bias):  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(x, weight)
+        return product(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+        x, weight = ctx.saved_tensors
+        wanted = ctx.needs_input_grad
+        grad_NO, x_NI = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1])
+        return (
+            (grad_NO @ weight).view(x.shape) if wanted[0] else None,
+            grad_NO.T @ x_NI if wanted[1] else None,
+            grad_NO.sum(0) if wanted[2] else None,
+        )
