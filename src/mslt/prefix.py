@@ -8,7 +8,6 @@ without VNNI), scaled as they come. What that does to the loss is measured in do
 """
 
 import copy
-import warnings
 from typing import Literal, cast, get_args
 
 import torch
@@ -21,12 +20,13 @@ from mslt.objective import Inputs
 
 Kind = Literal["exact", "fp32", "bf16", "int8"]
 
-# What the layers of each kind take and give.
-_INSIDE = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.float32}
-
 # Width from which layers in int8 are faster than in bf16 on a CPU with VNNI that is fast at both:
-# at 256, 512 and 768 they take 1.2, 0.8 and 0.65 times as long (Zen 4; docs/log.md).
-WIDE = 512
+# at 64, 128, 256 and 768 they take 1.3, 1.05, 0.83 and 0.64 times as long (Zen 4; docs/log.md).
+WIDE = 256
+
+# Tokens that go through all of the fast layers on a CPU before others do: what one operation puts
+# out is then in the cache when the next one reads it. Best of 1,024 to all, by up to a quarter.
+CACHED_TOKENS = 2048
 
 
 class Prefix:
@@ -46,8 +46,12 @@ class Prefix:
         self.width = model.config.hidden_size
         self.embeddings = model.embeddings
         self.repeat = model.config.repeat
+        # What the layers take and give; integers are what they multiply, and no more.
+        self.inside = {"fp32": torch.float32, "bf16": torch.bfloat16}.get(kind, model.dtype)
         fixed = model.blocks[: model.config.blocks(layers)]
-        self.blocks = nn.ModuleList(_prepared(cast(Block, block), kind) for block in fixed)
+        self.blocks = nn.ModuleList(
+            _prepared(cast(Block, block), kind, self.inside) for block in fixed
+        )
 
     @torch.no_grad()
     def __call__(self, inputs: Inputs) -> Tensor:
@@ -66,88 +70,135 @@ class Prefix:
         """
         for module in (self.embeddings, self.blocks):
             module.train(self.kind == "exact")
+        sequences, length = inputs.input_ids.shape
+        size = sequences
+        if self.kind != "exact" and inputs.input_ids.device.type == "cpu":
+            size = max(1, CACHED_TOKENS // length)
+        parts = []
+        for first in range(0, sequences, size):
+            part = slice(first, first + size)
+            x = None if x_BLD is None else x_BLD[part]
+            parts.append(self._pass(inputs[part], x, start, stop))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _pass(self, inputs: Inputs, x_BLD: Tensor | None, start: int, stop: int) -> Tensor:
         if x_BLD is None:
             x_BLD = self.embeddings(inputs.input_ids, inputs.segment_ids)
-        x_BLD = x_BLD.to(_INSIDE.get(self.kind, self.dtype))
+        x_BLD = x_BLD.to(self.inside)
         for layer in range(start, stop):
             x_BLD = self.blocks[layer // self.repeat](x_BLD, inputs.seen)
         return x_BLD
 
 
-def _prepared(block: Block, kind: Kind) -> nn.Module:
+def _prepared(block: Block, kind: Kind, inside: torch.dtype) -> nn.Module:
     """The layer itself, or a copy of it that computes in another way."""
-    dtype = next(block.parameters()).dtype
-    if kind == "exact" or (kind == "fp32" and dtype == torch.float32):
-        return block
-    if kind == "bf16" and block.mlp.up.weight.device.type == "cpu" and has_onednn_bf16():
-        return PackedBlock(block)
-    if kind != "int8":
-        return block if dtype == _INSIDE[kind] else copy.deepcopy(block).to(_INSIDE[kind])
-    quantized = copy.deepcopy(block)
-    for module in list(quantized.modules()):
-        for name, child in list(module.named_children()):
-            if isinstance(child, nn.Linear):
-                setattr(module, name, Int8Linear(child))
-    return quantized.float()
+    weight = block.mlp.up.weight
+    if kind == "int8":
+        return PackedBlock(block, Int8Product, inside)
+    if kind == "bf16" and weight.device.type == "cpu" and has_onednn_bf16():
+        return PackedBlock(block, Bf16Product, inside)
+    return block if weight.dtype == inside else copy.deepcopy(block).to(inside)
 
 
 class PackedBlock(nn.Module):
-    """A fixed layer in bf16 on a CPU, without dropout: weights packed once for oneDNN, which adds
-    biases and residuals and applies GELU as it writes a product. A sixth faster than op by op.
+    """A fixed layer on a CPU, without dropout: weights packed once for oneDNN, which adds biases
+    and residuals and applies GELU as it writes a product.
+
+    Args:
+        block: the layer.
+        product: makes of a linear layer what multiplies in its place.
+        inside: the dtype of all that is not multiplied.
     """
 
-    def __init__(self, block: Block) -> None:
+    def __init__(
+        self,
+        block: Block,
+        product: "type[Bf16Product | Int8Product]",
+        inside: torch.dtype,
+    ) -> None:
         super().__init__()
-        half = copy.deepcopy(block).bfloat16()
-        self.heads = half.attention.heads
-        self.gelu = half.mlp.gelu
-        self.norms = half.attention.norm, half.mlp.norm
-        linears = half.attention.qkv, half.attention.out, half.mlp.up, half.mlp.down
-        self.packed = [
-            (torch.ops.mkldnn._reorder_linear_weight(each.weight.detach()), each.bias.detach())
-            for each in linears
-        ]
+        attention, mlp = block.attention, block.mlp
+        self.heads = attention.heads
+        self.qkv, self.out = product(attention.qkv), product(attention.out)
+        self.up, self.down = product(mlp.up), product(mlp.down)
+        self.gelu = mlp.gelu
+        self.norms = nn.ModuleList(
+            copy.deepcopy(norm).to(inside) for norm in (attention.norm, mlp.norm)
+        )
 
     def forward(self, x_BLD: Tensor, seen_BL: Tensor | None) -> Tensor:
         """[B, L, D], the same shape as it is given."""
-        qkv, out, up, down = self.packed
-        one, plus = torch.ops.mkldnn._linear_pointwise, torch.ops.mkldnn._linear_pointwise.binary
         q, k, v = (
             part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for part in one(x_BLD, *qkv, "none", [], "").chunk(3, -1)
+            for part in self.qkv(x_BLD).chunk(3, -1)
         )
         mixed_BLD = attend(q, k, v, seen_BL, 0.0).transpose(1, 2).flatten(2)
-        x_BLD = self.norms[0](plus(mixed_BLD, x_BLD, *out, "add"))
-        inner = one(x_BLD, *up, "gelu", [], self.gelu)
-        after: Tensor = self.norms[1](plus(inner, x_BLD, *down, "add"))
+        x_BLD = self.norms[0](self.out.onto(x_BLD, mixed_BLD))
+        after: Tensor = self.norms[1](self.down.onto(x_BLD, self.up(x_BLD, self.gelu)))
         return after
 
 
-class Int8Linear(nn.Module):
-    """A fixed linear layer whose products are of 8-bit integers.
+def _through(gelu: str | None) -> tuple[str, list[float], str]:
+    """What oneDNN is told to apply to a product: GELU of that name, if any."""
+    return ("none", [], "") if gelu is None else ("gelu", [], gelu)
+
+
+class Bf16Product:
+    """A fixed linear layer in bf16."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        weight, bias = (p.detach().bfloat16() for p in (linear.weight, linear.bias))
+        self._fixed = torch.ops.mkldnn._reorder_linear_weight(weight), bias
+
+    def __call__(self, x: Tensor, gelu: str | None = None) -> Tensor:
+        """[..., out] for [..., in], both bf16; through the GELU of that name, if any."""
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, *self._fixed, *_through(gelu))
+        return y
+
+    def onto(self, residual: Tensor, x: Tensor) -> Tensor:
+        """residual + the layer's output."""
+        plus = torch.ops.mkldnn._linear_pointwise.binary
+        y: Tensor = plus(x, residual, *self._fixed, "add")
+        return y
+
+
+class Int8Product:
+    """A fixed linear layer whose products are of 8-bit integers, and its output of x's dtype.
 
     Weights are scaled row by row and packed once; each call scales its input by its range.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
-        super().__init__()
-        torch.backends.quantized.engine = "onednn"
         weight = linear.weight.detach().float()
         scales = weight.abs().amax(1).clamp(min=1e-12) / 127
+        integers = (weight / scales[:, None]).round().to(torch.int8)
+        packed = torch.ops.onednn.qlinear_prepack(integers, None)
         zeros = torch.zeros(len(weight), dtype=torch.int64)
-        with warnings.catch_warnings():
-            # Quantized tensors are to leave torch after 2.13; the packed product here is the last
-            # use of one, and the faster of those there are.
-            warnings.simplefilter("ignore")
-            integers = torch.quantize_per_channel(weight, scales.double(), zeros, 0, torch.qint8)
-            self.packed = torch.ops.quantized.linear_prepack(integers, linear.bias.detach().float())
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., out] for [..., in], both fp32."""
+        self._fixed = packed, scales, zeros
+        self._bias = linear.bias.detach().float()
         # Without VNNI, sums of two 8-bit products overflow 16 bits: the input then takes 7.
-        narrow = not torch.cpu._is_vnni_supported()
-        y: Tensor = torch.ops.quantized.linear_dynamic(x, self.packed, reduce_range=narrow)
+        self._most = 127 if torch.cpu._is_vnni_supported() else 63
+
+    def __call__(self, x: Tensor, gelu: str | None = None) -> Tensor:
+        """[..., out] for [..., in]; through the GELU of that name, if any."""
+        multiply, after = torch.ops.onednn.qlinear_pointwise, (1.0, 0, x.dtype, *_through(gelu))
+        y: Tensor = multiply(*self._integers(x), *self._fixed, self._bias, *after)
         return y
+
+    def onto(self, residual: Tensor, x: Tensor) -> Tensor:
+        """residual + the layer's output."""
+        plus = torch.ops.onednn.qlinear_pointwise.binary
+        after = 1.0, 0, x.dtype, 1.0, 0, "add", 1.0, *_through(None)
+        y: Tensor = plus(*self._integers(x), *self._fixed, residual, self._bias, *after)
+        return y
+
+    def _integers(self, x: Tensor) -> tuple[Tensor, float, int]:
+        """x as unsigned bytes, what one of them is worth, and which of them is zero."""
+        low, high = torch.aminmax(x)
+        scale = max(-float(low), float(high), 1e-12) / self._most
+        zero = self._most + 1
+        signed = (x * (1 / scale)).round_().to(torch.int8)
+        return signed.view(torch.uint8).add_(zero), scale, zero
 
 
 def pick_kind(wanted: str, device: str, width: int) -> Kind:
@@ -156,8 +207,7 @@ def pick_kind(wanted: str, device: str, width: int) -> Kind:
     Args:
         wanted: what the config says.
         device: where they run.
-        width: of the model. Between products in int8, all else is in fp32, so that where bf16 is
-            fast it takes a wide model for int8 to be faster.
+        width: of the model. Where bf16 is fast, it takes a wide one for int8 to be faster.
 
     Raises:
         ValueError: int8 is asked for where torch has no int8 products.
