@@ -92,17 +92,15 @@ class Steps:
         self.cached = way.mode == CACHED
         self.watching = not setting.device.startswith("cuda")
         self._first_visits: list[float] = []
-        self._watched: list[dict[str, float]] = []
+        self._watched: dict[int, dict[str, float]] = {}
 
     def __call__(self, step: int) -> None:
         """Make a batch and train on it; where that is cached, on one that has been seen before."""
-        if self.cached:
-            if not self._first_visits:
-                self._first_visits = [self._visit(number) for number in range(VISITED)]
-            step %= VISITED
-        seconds = self._train(step)
+        if self.cached and not self._first_visits:
+            self._first_visits = [self._visit(number) for number in range(VISITED)]
+        seconds = self._train(step % VISITED if self.cached else step)
         if self.watching:
-            self._watched.append(seconds)
+            self._watched[step] = seconds  # of a step that is done again, those count
 
     def _visit(self, step: int) -> float:
         start = self._now()
@@ -128,7 +126,7 @@ class Steps:
     @property
     def phases(self) -> dict[str, float]:
         """Median seconds of each phase, but for the first step's; 0 where there is none."""
-        later = self._watched[1:]
+        later = list(self._watched.values())[1:]
         return {
             name: statistics.median(seconds.get(name, 0.0) for seconds in later) for name in PHASES
         }

@@ -148,14 +148,19 @@ def turns(*variants: Variant, blocks: int) -> None:
     take_turns(variants, blocks, steps=1, device="cpu")
 
 
-def test_variants_take_turns():
+def test_variants_take_turns_and_do_the_first_step_of_each_twice(monkeypatch):
+    """What is done first, after another's turn, does not count."""
     order: list[str] = []
+    counted: list[str] = []
+    monkeypatch.setattr(common, "now", lambda _: counted.append(order[-1]) or 0.0)
+    order.append("")
     turns(
-        Variant("a", lambda _: order.append("a")),
-        Variant("b", lambda _: order.append("b")),
+        Variant("a", lambda step: order.append(f"a{step}")),
+        Variant("b", lambda step: order.append(f"b{step}")),
         blocks=2,
     )
-    assert order == ["a", "b"] * 3  # the first time does not count
+    assert order[1:] == ["a0", "b0", "a1", "a1", "b1", "b1", "a2", "a2", "b2", "b2"]
+    assert counted[4:] == ["a1", "a1", "b1", "b1", "a2", "a2", "b2", "b2"]
 
 
 def test_the_slower_of_rivals_is_left_out_of_later_blocks_and_says_so(monkeypatch):

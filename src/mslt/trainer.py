@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from mslt.config import OptimizerConfig
 from mslt.data.instances import Batch
 from mslt.growth import forward_only, learning
-from mslt.machine import multiplies_bf16_fast
+from mslt.machine import keep_freed_memory, multiplies_bf16_fast
 from mslt.model import Block, Encoder, Head
 from mslt.objective import Inputs, Objective, pretraining, scores
 from mslt.optim import Moments, Optimizer
@@ -106,6 +106,8 @@ class Trainer:
         keep: Callable[[Prefix], Callable[[Inputs], Tensor]] | None = None,
         objective: Objective | None = None,
     ) -> None:
+        if model.device.type == "cpu":
+            keep_freed_memory()
         self.model = model
         self.settings = settings
         self.world = world or World()
