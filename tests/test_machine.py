@@ -2,6 +2,7 @@
 
 import resource
 import sys
+from threading import Barrier
 
 import pytest
 import torch
@@ -41,3 +42,21 @@ def test_what_a_trainer_frees_is_there_when_it_is_asked_for_again():
     for _ in range(5):
         torch.ones(1 << 24)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 5000
+
+
+def test_parts_are_dealt_with_side_by_side_in_order_each_by_one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    both = Barrier(2, timeout=10)
+
+    def work(part: int) -> torch.Tensor:
+        if part < 2:
+            both.wait()  # so that two are at it at once
+        assert not torch.is_grad_enabled()
+        return torch.tensor([part, torch.get_num_threads()])
+
+    assert [x.tolist() for x in machine.side_by_side(work, range(7))] == [[i, 1] for i in range(7)]
+    assert torch.get_num_threads() == 3
+    with pytest.raises(ZeroDivisionError):
+        machine.side_by_side(lambda part: torch.tensor(1 / part), [1, 0])
+    torch.set_num_threads(threads)

@@ -8,13 +8,14 @@ without VNNI), scaled as they come. What that does to the loss is measured in do
 """
 
 import copy
+import math
 from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
 from mslt.attention import attend
-from mslt.machine import has_onednn_bf16, multiplies_bf16_fast, multiplies_int8
+from mslt.machine import has_onednn_bf16, multiplies_bf16_fast, multiplies_int8, side_by_side
 from mslt.model import Block, Encoder
 from mslt.objective import Inputs
 
@@ -24,7 +25,7 @@ Kind = Literal["exact", "fp32", "bf16", "int8"]
 # at 64, 128, 256 and 768 they take 1.3, 1.05, 0.83 and 0.64 times as long (Zen 4; docs/log.md).
 WIDE = 256
 
-# Tokens that go through all of the fast layers on a CPU before others do: what one operation puts
+# Tokens that pass all of the fast layers in one thread before others do: what one operation puts
 # out is then in the cache when the next one reads it. Best of 1,024 to all, by up to a quarter.
 CACHED_TOKENS = 2048
 
@@ -70,16 +71,25 @@ class Prefix:
         """
         for module in (self.embeddings, self.blocks):
             module.train(self.kind == "exact")
-        sequences, length = inputs.input_ids.shape
-        size = sequences
-        if self.kind != "exact" and inputs.input_ids.device.type == "cpu":
-            size = max(1, CACHED_TOKENS // length)
-        parts = []
-        for first in range(0, sequences, size):
-            part = slice(first, first + size)
+        sequences = len(inputs.input_ids)
+        size = self._at_once(inputs.input_ids)
+        parts = [slice(first, first + size) for first in range(0, sequences, size)]
+        if len(parts) == 1:
+            return self._pass(inputs, x_BLD, start, stop)
+
+        def work(part: slice) -> Tensor:
             x = None if x_BLD is None else x_BLD[part]
-            parts.append(self._pass(inputs[part], x, start, stop))
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+            return self._pass(inputs[part], x, start, stop)
+
+        return torch.cat(side_by_side(work, parts))
+
+    def _at_once(self, ids_BL: Tensor) -> int:
+        """Sequences that pass together. Exact layers draw their dropout for all of them at once."""
+        sequences, length = ids_BL.shape
+        if self.kind == "exact" or ids_BL.device.type != "cpu":
+            return max(1, sequences)
+        share = math.ceil(sequences / torch.get_num_threads())
+        return max(1, min(share, CACHED_TOKENS // length))
 
     def _pass(self, inputs: Inputs, x_BLD: Tensor | None, start: int, stop: int) -> Tensor:
         if x_BLD is None:
