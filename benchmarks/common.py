@@ -231,7 +231,8 @@ class Variant:
 
     Args:
         name: for the table.
-        step: does it once; told how many times it was done before.
+        step: does it once; told how many times it was done before. Where it returns a float,
+            those are the seconds that it took, elsewhere.
         rivals: the name of a group in which only what is fast stays to the end, if in any.
         seconds: per step, one for each block.
         note: why there is none or no more of it.
@@ -293,9 +294,8 @@ def _rivalries(variants: Sequence[Variant]) -> list[tuple[Variant, list[Variant]
 
 def _timed(step: Callable[[int], object], numbers: range, device: str) -> float:
     start = now(device)
-    for number in numbers:
-        step(number)
-    return now(device) - start
+    elsewhere = [seconds for seconds in map(step, numbers) if isinstance(seconds, float)]
+    return sum(elsewhere) if elsewhere else now(device) - start
 
 
 _clocks = [time.perf_counter]  # the last one counts
@@ -311,6 +311,11 @@ def by_processor(device: str) -> None:
         raise ValueError("--busy tells the processor's time, which a GPU's work does not take")
     torch.set_num_threads(1)
     _clocks.append(time.process_time)
+
+
+def counts_processor() -> bool:
+    """Whether that is so."""
+    return _clocks[-1] is time.process_time
 
 
 def now(device: str) -> float:

@@ -5,11 +5,12 @@ gradients, or no benchmark prints a ratio.
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from apart import Apart
 from common import HOPELESS, LR, Setting, Variant, bf16_slowness
 from stages import CACHED, Built, Way
 from torch import Tensor
@@ -111,7 +112,10 @@ def inputs(
 
 
 def rivals(setting: Setting, compiled: bool) -> list[Variant]:
-    """Every way of theirs to run eagerly, or compiled in the precision that suits the machine."""
+    """Every way of theirs to run eagerly, or compiled in the precision that suits the machine.
+
+    Each in a process of its own, as its users run it.
+    """
 
     def variant(precision: str, attention: str) -> Variant:
         how = COMPILED if compiled else EAGER
@@ -119,20 +123,27 @@ def rivals(setting: Setting, compiled: bool) -> list[Variant]:
         if slowness > HOPELESS and precision == "bf16" != setting.job.precision:
             note = f"left out: a layer takes {slowness:.0f}x as long as in fp32 on this machine"
             return Variant(name, _nothing, note=note)
-        loop = HuggingFace(
-            model,
-            setting.job.config.optimizer,
-            setting.device,
-            attention=attention,
-            bf16=precision == "bf16",
-            compiled=compiled,
-        )
-        return Variant(name, lambda i: loop.step(setting.batch(i)), rivals=how)
+        step = Apart(setting.device, _steps, setting, precision, attention, compiled)
+        return Variant(name, step, rivals=how)
 
-    model = Encoder(setting.model)
     slowness = bf16_slowness(setting.device)
     precisions = [setting.job.precision] if compiled else ["fp32", "bf16"]
     return [variant(p, attention) for p in precisions for attention in ("sdpa", "eager")]
+
+
+def _steps(
+    setting: Setting, precision: str, attention: str, compiled: bool
+) -> Callable[[int], object]:
+    """Steps of theirs, by number."""
+    loop = HuggingFace(
+        Encoder(setting.model),
+        setting.job.config.optimizer,
+        setting.device,
+        attention=attention,
+        bf16=precision == "bf16",
+        compiled=compiled,
+    )
+    return lambda number: loop.step(setting.batch(number))
 
 
 def _nothing(_: int) -> None:
