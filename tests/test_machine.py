@@ -35,13 +35,14 @@ def test_products_in_bf16_are_timed_once_and_threads_stay_as_they_are():
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's")
 def test_what_a_trainer_frees_is_there_when_it_is_asked_for_again():
-    """Else the system clears every page anew: here 64 MB of them, each time."""
+    """Else the system clears every page anew: here 16,384 of them, each time."""
     machine.keep_freed_memory()
     torch.ones(1 << 24)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(5):
         torch.ones(1 << 24)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 5000
+    # Once, something else may have taken a part of the room.
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 2 * 16_384
 
 
 def test_parts_are_dealt_with_side_by_side_in_order_each_by_one_thread():
