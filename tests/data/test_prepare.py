@@ -278,7 +278,7 @@ def test_the_manifest_says_how_a_given_tokenizer_spells(tmp_path):
 def test_ctrl_c_leaves_nothing_and_ends_the_workers(tmp_path):
     (tmp_path / "text").mkdir()
     path = write(tmp_path / "text" / "0.txt", corpus(20_000))
-    for number in range(1, 50):
+    for number in range(1, 500):
         os.link(path, tmp_path / "text" / f"{number}.txt")
     (tmp_path / "vocab.txt").write_text("\n".join([*SPECIAL, *WORDS, "."]))
     code = f"""
