@@ -278,12 +278,15 @@ def test_the_manifest_says_how_a_given_tokenizer_spells(tmp_path):
 def test_ctrl_c_leaves_nothing_and_ends_the_workers(tmp_path):
     (tmp_path / "text").mkdir()
     path = write(tmp_path / "text" / "0.txt", corpus(20_000))
-    for number in range(1, 500):
+    for number in range(1, 50):
         os.link(path, tmp_path / "text" / f"{number}.txt")
     (tmp_path / "vocab.txt").write_text("\n".join([*SPECIAL, *WORDS, "."]))
     code = f"""
+        import signal
         from mslt.data import prepare, workers
         prepare._CHUNK = 1000
+        # What a shell has put into the background ignores it from birth, and so would we.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         if __name__ == "__main__":
             config = prepare.PrepareConfig(tokenizer={str(tmp_path / "vocab.txt")!r}, workers=2)
             print("begin", flush=True)
