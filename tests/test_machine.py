@@ -45,6 +45,18 @@ def test_what_a_trainer_frees_is_there_when_it_is_asked_for_again():
     assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 2 * 16_384
 
 
+@pytest.mark.skipif(machine.peak("cpu") is None, reason="this system does not tell")
+def test_what_was_freed_before_the_peak_was_forgotten_does_not_count():
+    """Else a stage would seem to take the memory of those before it."""
+    machine.keep_freed_memory()
+    torch.ones(1 << 26)
+    before = machine.peak("cpu")
+    machine.forget_peak("cpu")
+    assert machine.peak("cpu") < before - 200_000_000
+    torch.ones(1 << 26)
+    assert machine.peak("cpu") > before - 50_000_000
+
+
 def test_parts_are_dealt_with_side_by_side_in_order_each_by_one_thread():
     threads = torch.get_num_threads()
     torch.set_num_threads(3)

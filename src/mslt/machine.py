@@ -152,10 +152,12 @@ def now(device: str) -> float:
 
 
 def forget_peak(device: str) -> None:
-    """Let `peak` count from now on."""
+    """Let `peak` count from now on, and only what is not free now."""
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats(device)
     else:
+        with suppress(OSError, AttributeError):  # not glibc, which may keep what was freed
+            ctypes.CDLL(None).malloc_trim(0)
         with suppress(OSError):  # not Linux, or not allowed
             Path("/proc/self/clear_refs").write_text("5")
 
