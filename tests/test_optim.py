@@ -17,7 +17,7 @@ from mslt.model import Encoder
 from mslt.optim import Moment, Moments, Optimizer, decays
 
 CLOSE = {"rtol": 1e-12, "atol": 1e-15}
-CLIPPED = {"rtol": 1e-6, "atol": 1e-8}  # torch's fused kernel takes the factor in fp32
+CLIPPED = {"rtol": 1e-7, "atol": 1e-8}  # AdamW's kernel takes the factor in fp32
 LAMB = OptimizerConfig("lamb", weight_decay=0.1, clip_norm=0.0)
 ADAMW = OptimizerConfig("adamw", weight_decay=0.1, clip_norm=0.0)
 BOTH = pytest.mark.parametrize("config", [LAMB, ADAMW], ids=lambda config: config.name)
@@ -71,9 +71,11 @@ def train(
     return optimizer
 
 
-def assert_close(parameters: Parameters, expected: dict[str, Tensor]) -> None:
+def assert_close(
+    parameters: Parameters, expected: dict[str, Tensor], bounds: dict[str, float] = CLOSE
+) -> None:
     for name, tensor in expected.items():
-        torch.testing.assert_close(parameters[name].data, tensor.data, **CLOSE, msg=name)
+        torch.testing.assert_close(parameters[name].data, tensor.data, **bounds, msg=name)
 
 
 def values(parameters: Parameters) -> dict[str, Tensor]:
@@ -123,8 +125,7 @@ def test_adamw_is_torchs_adamw_step_by_step(encoder, clip_norm):
             group["lr"] = lr(step)
         reference.step()
         torch.testing.assert_close(optimizer.update(lr(step)), norm, **CLOSE)
-        for name, p in ours.items():
-            torch.testing.assert_close(p.data, theirs[name].data, **CLIPPED, msg=name)
+        assert_close(ours, theirs, CLIPPED if clip_norm == 1.0 else CLOSE)
 
 
 # --- LAMB ---------------------------------------------------------------------------------------
@@ -266,8 +267,9 @@ def test_clipping_scales_all_gradients_together_and_only_down(encoder, config):
         norm = torch.cat([g.flatten() for g in raw.values()]).norm()
         optimizer = train(parameters, replace(config, clip_norm=clip_norm), range(1))
         scale = min(1.0, clip_norm / (norm + 1e-6))
+        bounds = CLIPPED if config.name == "adamw" and scale < 1 else CLOSE
         for name, (mean, _, _) in optimizer.moments().items():
-            torch.testing.assert_close(mean, 0.1 * scale * raw[name], **CLIPPED, msg=name)
+            torch.testing.assert_close(mean, 0.1 * scale * raw[name], **bounds, msg=name)
 
 
 @BOTH
