@@ -115,8 +115,8 @@ def test_a_shared_block_s_gradient_is_gathered_once_for_each_micro_batch(
     model, told = Encoder(shared), []
     freeze(model, 6)
     trainer = Trainer(model, replace(PLAIN, micro_batch=4, precision="bf16"), {})
-    gathered = trainer.gathered
-    trainer.gathered = lambda name: (told.append(name), gathered(name))[1]  # type: ignore
+    gathered = trainer.twin.gathered
+    trainer.twin.gathered = lambda name: (told.append(name), gathered(name))[1]  # type: ignore
     trainer.step(0, random_batch(), 1e-3)
     assert sorted(told) == sorted(2 * [name for name, _ in learning(model)])
 
@@ -274,8 +274,9 @@ def test_the_arithmetic_and_the_parameters_are_those_that_are_counted(
     assert parameters(shared, stage.depth) == sum(p.numel() for p in model.parameters())
     assert learning_parameters(shared, stage) == sum(p.numel() for _, p in learning(model))
     counter = FlopCounterMode(display=False)
+    trainer = Trainer(model, PLAIN, {})
     with counter:
-        Trainer(model, PLAIN, {})._losses(
+        trainer._losses(
             Inputs.of(random_batch(sequences=4, length=12, slots=3), "cpu"), None
         ).sum().backward()
     cost = step_cost(shared, replace(stage, seq_len=12), 4, 3)

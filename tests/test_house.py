@@ -29,7 +29,7 @@ ROWS = (
     ("attention", "linear"),
     ("model", "optim"),
     ("growth", "objective", "checkpoint", "weights"),
-    ("prefix", "reducer", "huggingface", "replicas"),
+    ("twin", "prefix", "reducer", "huggingface", "replicas"),
     ("cache", "pretrained"),
     ("start",),
     ("trainer", "run"),

@@ -2,6 +2,8 @@
 
 import resource
 import sys
+import time
+from collections.abc import Iterator
 from threading import Barrier
 
 import pytest
@@ -23,14 +25,21 @@ def test_bf16_is_fast_on_amx_and_else_where_a_cpu_has_it_and_measures_so(monkeyp
         assert machine.multiplies_bf16_fast() == fast
 
 
-def test_products_in_bf16_are_timed_once_and_threads_stay_as_they_are():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
+@pytest.fixture
+def threads(request) -> Iterator[int]:
+    """So many threads of torch's."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("threads", [2], indirect=True)
+def test_products_in_bf16_are_timed_once_and_threads_stay_as_they_are(threads):
     speedup = machine.bf16_speedup(64, 2)
     assert speedup > 0
     assert machine.bf16_speedup(64, 2) is speedup
-    assert torch.get_num_threads() == 2
-    torch.set_num_threads(threads)
+    assert torch.get_num_threads() == threads
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's")
@@ -57,19 +66,59 @@ def test_what_was_freed_before_the_peak_was_forgotten_does_not_count():
     assert machine.peak("cpu") > before - 50_000_000
 
 
-def test_parts_are_dealt_with_side_by_side_in_order_each_by_one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(3)
+@pytest.mark.parametrize("threads", [3], indirect=True)
+def test_parts_are_dealt_with_side_by_side_in_order_each_by_one_thread(threads):
     both = Barrier(2, timeout=10)
 
-    def work(part: int) -> torch.Tensor:
+    def work(part: int) -> tuple[int, int]:
         if part < 2:
             both.wait()  # so that two are at it at once
-        assert not torch.is_grad_enabled()
-        return torch.tensor([part, torch.get_num_threads()])
+        return part, torch.get_num_threads()
 
-    assert [x.tolist() for x in machine.side_by_side(work, range(7))] == [[i, 1] for i in range(7)]
-    assert torch.get_num_threads() == 3
+    assert machine.side_by_side(work, range(6)) == [(i, 1) for i in range(6)]
+    assert torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize(
+    ("threads", "parts", "each"),
+    [(1, 5, 1), (4, 1, 4), (4, 2, 2), (4, 9, 4), (5, 2, 5), (3, 8, 3), (3, 11, 1), (2, 0, 0)],
+    indirect=["threads"],
+)
+def test_threads_are_shared_out_among_parts_so_that_few_of_them_are_idle(threads, parts, each):
+    def work(part: int) -> int:
+        return torch.get_num_threads()
+
+    assert machine.side_by_side(work, range(parts)) == [each] * parts
+    assert torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize("threads", [2], indirect=True)
+def test_all_parts_are_done_with_when_one_has_failed(threads):
+    done = []
+
+    def work(part: int) -> None:
+        if part == 0:
+            raise ZeroDivisionError
+        time.sleep(0.1)
+        done.append(part)
+
     with pytest.raises(ZeroDivisionError):
-        machine.side_by_side(lambda part: torch.tensor(1 / part), [1, 0])
-    torch.set_num_threads(threads)
+        machine.side_by_side(work, range(4))
+    assert sorted(done) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("threads", [2], indirect=True)
+def test_threads_draw_from_generators_of_their_own(threads):
+    """Torch's is the main thread's: who works beside it neither seeds nor moves on that one."""
+    both = Barrier(2, timeout=10)
+
+    def draw(seed: int) -> float:
+        machine.generator().manual_seed(seed)
+        both.wait()
+        return float(torch.rand((), generator=machine.generator()))
+
+    assert machine.generator() is torch.default_generator
+    before = torch.get_rng_state()
+    alone = [float(torch.rand((), generator=torch.Generator().manual_seed(s))) for s in (5, 6)]
+    assert machine.side_by_side(draw, [5, 6]) == alone
+    assert torch.equal(torch.get_rng_state(), before)

@@ -71,14 +71,15 @@ def test_a_whole_plan_is_a_plain_loop_bit_for_bit(tiny, random_batch, optimizer)
             seen.append(trainer.step(step, random_batch(step), PLAN.lr(step)))
 
     plain = Encoder(tiny, 3).train()
-    update = Optimizer(dict(plain.named_parameters()), optimizer).update
+    plain_optimizer = Optimizer(dict(plain.named_parameters()), optimizer)
     for step in range(6):
         batch = random_batch(step)
+        plain_optimizer.grads.zero_()
         torch.manual_seed(hash((7, step, 0, 1)) & (2**63 - 1))
         mlm, pair = losses(plain, Inputs.of(batch, "cpu"))
         mlm, pair = mlm / float(batch.masked_weights.sum()), pair / 8
         (mlm + pair).backward()
-        norm = update(PLAN.lr(step))
+        norm = plain_optimizer.update(PLAN.lr(step))
         expected = {"mlm_loss": mlm.detach(), "pair_loss": pair.detach(), "grad_norm": norm}
         assert same(seen[step], expected)
 
@@ -294,17 +295,18 @@ def test_bf16_computes_with_the_updated_weights(tiny, random_batch):
     assert same(state(model), state(anew))
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_step_in_which_a_parameter_plays_no_part_does_not_repeat_its_last_gradient(
-    tiny, random_batch
+    tiny, random_batch, precision
 ):
-    """Gradients in bf16 are written over those of the last step, which then must not be there."""
+    """Gradients are written over those of the last step, which then must not be there."""
     plain = pretraining(pair=True)
 
     def one_part(*given: Any, **how: Any) -> list[Tensor]:
         mlm, pair = plain.losses(*given, **how)
         return [mlm, pair if step == 0 else torch.zeros_like(pair)]
 
-    settings, seen = replace(PLAIN, precision="bf16"), []
+    settings, seen = replace(PLAIN, precision=precision), []
     trainer = Trainer(Encoder(tiny, 2), settings, {}, objective=replace(plain, losses=one_part))
     for step in range(2):
         trainer.step(step, random_batch(step), 1e-2)

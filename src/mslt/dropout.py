@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mslt.machine import generator
+
 _LEVELS = 1 << 16
 
 
@@ -23,12 +25,13 @@ def kept_share(p: float) -> float:
 class Words:
     """A stream of uniformly random int16, on the CPU.
 
-    torch's own generator gives the stream's seed, so that whatever seeds, saves or restores that
-    one, as activation checkpointing does, governs these numbers too.
+    The thread's generator, torch's own as a rule, gives the stream's seed, so that whatever seeds,
+    saves or restores that one, as activation checkpointing does, governs these numbers too.
     """
 
     def __init__(self) -> None:
-        self._stream = np.random.SFC64(int(torch.empty((), dtype=torch.int64).random_()))
+        seed = torch.empty((), dtype=torch.int64).random_(generator=generator())
+        self._stream = np.random.SFC64(int(seed))
 
     def draw(self, shape: tuple[int, ...]) -> Tensor:
         """The next of them [shape]; a multiple of four is drawn, the rest of it left out."""

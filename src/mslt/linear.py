@@ -28,16 +28,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return y
 
 
-def product(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """x weight' + bias by oneDNN, without gradients; all three in bf16, on a CPU that has it."""
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-
-
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias):  # type: ignore[no-untyped-def]
         ctx.save_for_backward(x, weight)
-        return product(x, weight, bias)
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[no-untyped-def]

@@ -1,12 +1,14 @@
 """The machine under a run: what it is, what it has in memory, and its time."""
 
 import ctypes
+import math
 import os
 import platform
 import re
+import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -14,11 +16,14 @@ from threading import Barrier
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
 
 import mslt
 
 Part = TypeVar("Part")
+Made = TypeVar("Made")
+
+# Share of the threads' time that parts must fill to be worth dealing with side by side.
+BUSY = 0.9
 
 # Times as fast as in fp32 that products in bf16 must be: without a unit for it the machine makes
 # them at the same speed or far slower, with one at twice the speed (2.4 times on Zen 4).
@@ -80,33 +85,57 @@ def keep_freed_memory() -> None:
     A step frees hundreds of megabytes and asks for as many a moment later. By default they go back
     to the system, which has to clear every page that it hands out anew: up to a sixth of a step.
     """
-    trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD, M_MMAP_MAX of malloc.h
+    trim_threshold, mmap_max, arena_max = -1, -4, -8  # M_TRIM_THRESHOLD and so on of malloc.h
     with suppress(OSError, AttributeError):  # another C library, which has its own ways
         libc = ctypes.CDLL(None)
         libc.mallopt(mmap_max, 0)
         libc.mallopt(trim_threshold, 2**31 - 1)
+        libc.mallopt(arena_max, 1)  # what one thread frees is another's to use
 
 
-def side_by_side(work: Callable[[Part], Tensor], parts: Sequence[Part]) -> list[Tensor]:
-    """What `work` makes of each part, without gradients, on a CPU.
+class _Own(threading.local):
+    generator = torch.default_generator
 
-    As many parts are dealt with at once as torch has threads, by one thread each: these wait for
-    each other once, not in every operation, of which the small ones would be left to one of them.
+
+_own = _Own()
+
+
+def generator() -> torch.Generator:
+    """Where this thread's random numbers on the CPU come from.
+
+    It is torch's, but one of its own in a thread that works side by side with others, so that they
+    may seed it and draw from it.
+    """
+    return _own.generator
+
+
+def side_by_side(work: Callable[[Part], Made], parts: Sequence[Part]) -> list[Made]:
+    """What `work` makes of each part, in their order.
+
+    As many parts are dealt with at once as torch has threads, each by one of them, or by several
+    where there are fewer parts than threads; one after the other, each by all threads, where too
+    many of these would else be idle.
     """
     threads = torch.get_num_threads()
-    if threads == 1 or len(parts) == 1:
+    count = max(1, min(threads, len(parts)))
+    each, rounds = threads // count, math.ceil(len(parts) / count)
+    if count == 1 or len(parts) * each < BUSY * rounds * threads:
         return [work(part) for part in parts]
-    return list(_workers(threads).map(torch.no_grad()(work), parts))
+    begun = [_workers(count, each).submit(work, part) for part in parts]
+    wait(begun)  # all of them: none is left at work where another one fails
+    return [each.result() for each in begun]
 
 
 @cache
-def _workers(count: int) -> ThreadPoolExecutor:
-    """Threads in which torch computes with one thread each."""
+def _workers(count: int, threads: int) -> ThreadPoolExecutor:
+    """Threads in which torch computes with so many threads each."""
+    before = torch.get_num_threads()
     ready = Barrier(count + 1)
 
     def begin() -> None:
         torch.get_num_threads()  # else the first operation would set what is set for all
-        torch.set_num_threads(1)
+        torch.set_num_threads(threads)
+        _own.generator = torch.Generator()
         ready.wait()
 
     pool = ThreadPoolExecutor(count)
@@ -114,7 +143,7 @@ def _workers(count: int) -> ThreadPoolExecutor:
     ready.wait()
     for each in begun:
         each.result()
-    torch.set_num_threads(count)  # of this thread, and of those to come
+    torch.set_num_threads(before)  # of this thread, and of those to come
     return pool
 
 

@@ -6,7 +6,7 @@ AdamW and LAMB share their update: Adam's step plus decoupled weight decay (Losh
 operations whatever their number, and clipping needs one norm.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -49,7 +49,7 @@ class Optimizer:
     """LAMB or AdamW on the parameters that learn.
 
     The parameters' data is moved into one flat fp32 buffer, and their `grad` is a view of another,
-    into which `backward` accumulates.
+    into which `backward` accumulates: whoever calls it clears that first.
 
     Args:
         parameters: by name; fp32, on one device.
@@ -133,22 +133,18 @@ class Optimizer:
         """The accumulated gradients' norm over all tensors, a scalar on the device."""
         return torch.linalg.vector_norm(self.grads)
 
-    def drop(self, names: Collection[str] | None = None) -> None:
-        """Forget the accumulated gradients, of all parameters or of some; nothing else changes."""
-        if names is None:
-            self.grads.zero_()
-        else:
-            for name in names:
-                self.grads[self._spans[name][0]] = 0.0
+    def drop(self, names: Iterable[str]) -> None:
+        """Let the gradients of some parameters be zero; nothing else changes."""
+        for name in names:
+            self.grads[self._spans[name][0]] = 0.0
 
     @torch.no_grad()
-    def update(self, lr: float, norm: Tensor | None = None, leave: Collection[str] = ()) -> Tensor:
-        """One step along the accumulated gradients, which are then zero again.
+    def update(self, lr: float, norm: Tensor | None = None) -> Tensor:
+        """One step along the accumulated gradients, which are no gradients any more after it.
 
         Args:
             lr: the learning rate.
             norm: the gradients' own, where it is known already.
-            leave: parameters whose gradients need not be zero, since new ones will replace them.
 
         Returns:
             The gradients' norm before clipping, a scalar on the device.
@@ -164,7 +160,6 @@ class Optimizer:
             else:
                 self._direct(group, scale)
                 self._move(group, lr)
-        self.drop(self._spans.keys() - leave if leave else None)
         return norm
 
     def _fuse(self, group: _Group, scale: Tensor, lr: float) -> None:

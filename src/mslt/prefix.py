@@ -9,6 +9,7 @@ without VNNI), scaled as they come. What that does to the loss is measured in do
 
 import copy
 import math
+from collections.abc import Callable
 from typing import Literal, cast, get_args
 
 import torch
@@ -20,13 +21,14 @@ from mslt.model import Block, Encoder
 from mslt.objective import Inputs
 
 Kind = Literal["exact", "fp32", "bf16", "int8"]
+Seed = Callable[[int], None]
 
 # Width from which layers in int8 are faster than in bf16 on a CPU with VNNI that is fast at both:
 # at 64, 128, 256 and 768 they take 1.3, 1.05, 0.83 and 0.64 times as long (Zen 4; docs/log.md).
 WIDE = 256
 
-# Tokens that pass all of the fast layers in one thread before others do: what one operation puts
-# out is then in the cache when the next one reads it. Best of 1,024 to all, by up to a quarter.
+# Tokens that pass all of the layers in one thread before others do: what one operation puts out is
+# then in the cache when the next one reads it. Best of 1,024 to all, by up to a quarter.
 CACHED_TOKENS = 2048
 
 
@@ -43,6 +45,7 @@ class Prefix:
         assert kind in get_args(Kind)
         self.layers = layers
         self.kind = kind
+        self._parted = model.device.type == "cpu"
         self.dtype = model.dtype
         self.width = model.config.hidden_size
         self.embeddings = model.embeddings
@@ -54,13 +57,31 @@ class Prefix:
             _prepared(cast(Block, block), kind, self.inside) for block in fixed
         )
 
-    @torch.no_grad()
-    def __call__(self, inputs: Inputs) -> Tensor:
-        """Output of the highest of the layers, in the dtype of those that learn: [B, L, D]."""
-        return self.through(inputs, None, 0, self.layers).to(self.dtype)
+    def compile(self) -> None:
+        """Let those of the layers run compiled that are not what a compiler would make of them."""
+        self._parted = False  # what is compiled uses all threads, and for the same sizes each time
+        for block in self.blocks:
+            if isinstance(block, Block):
+                block.compile(dynamic=False)
+
+    def __call__(self, inputs: Inputs, seed: Seed | None = None) -> Tensor:
+        """Output of the highest of the layers, in the dtype of those that learn: [B, L, D].
+
+        Args:
+            inputs: the tokens.
+            seed: what `through` takes.
+        """
+        return self.through(inputs, None, 0, self.layers, seed).to(self.dtype)
 
     @torch.no_grad()
-    def through(self, inputs: Inputs, x_BLD: Tensor | None, start: int, stop: int) -> Tensor:
+    def through(
+        self,
+        inputs: Inputs,
+        x_BLD: Tensor | None,
+        start: int,
+        stop: int,
+        seed: Seed | None = None,
+    ) -> Tensor:
         """Output of the layers from `start` up to `stop`, in the dtype they compute in: [B, L, D].
 
         Args:
@@ -68,28 +89,39 @@ class Prefix:
             x_BLD: output of the layers below `start`; None where that is 0, for the embeddings'.
             start: layers that are passed already.
             stop: layers that are passed then.
+            seed: seeds dropout, for the sequences that pass together, by the number of the first.
         """
         for module in (self.embeddings, self.blocks):
             module.train(self.kind == "exact")
-        sequences = len(inputs.input_ids)
-        size = self._at_once(inputs.input_ids)
-        parts = [slice(first, first + size) for first in range(0, sequences, size)]
-        if len(parts) == 1:
-            return self._pass(inputs, x_BLD, start, stop)
 
-        def work(part: slice) -> Tensor:
+        @torch.no_grad()  # which each thread has of its own
+        def work(first: int) -> Tensor:
+            if seed is not None:
+                seed(first)
+            part = slice(first, first + size)
             x = None if x_BLD is None else x_BLD[part]
             return self._pass(inputs[part], x, start, stop)
 
-        return torch.cat(side_by_side(work, parts))
+        sequences = len(inputs.input_ids)
+        size = self._at_once(inputs.input_ids)
+        passed = side_by_side(work, range(0, sequences, size))
+        return passed[0] if len(passed) == 1 else torch.cat(passed)
 
     def _at_once(self, ids_BL: Tensor) -> int:
-        """Sequences that pass together. Exact layers draw their dropout for all of them at once."""
+        """Sequences that pass together, on a CPU as many as share its cache.
+
+        Threads have equal shares; but of exact layers, whose dropout is drawn for the sequences
+        together, the number of threads decides nothing.
+        """
         sequences, length = ids_BL.shape
-        if self.kind == "exact" or ids_BL.device.type != "cpu":
+        if not self._parted:
             return max(1, sequences)
-        share = math.ceil(sequences / torch.get_num_threads())
-        return max(1, min(share, CACHED_TOKENS // length))
+        cached = max(1, CACHED_TOKENS // length)
+        if self.kind == "exact":
+            return cached
+        threads = torch.get_num_threads()
+        rounds = max(1, math.ceil(sequences / (cached * threads)))
+        return max(1, math.ceil(sequences / (threads * rounds)))
 
     def _pass(self, inputs: Inputs, x_BLD: Tensor | None, start: int, stop: int) -> Tensor:
         if x_BLD is None:

@@ -1,30 +1,23 @@
-"""One optimisation step: accumulate, clip, update. Built anew for each stage, never mutated.
+"""One optimisation step: accumulate, clip, update. Built anew for each stage, never mutated."""
 
-In bf16, the layers and heads that compute are copies of the fp32 weights that learn: cast once per
-step, or once per stage where they are fixed. Embeddings stay in fp32, since a frequent token's
-gradient is a sum of hundreds of terms; LayerNorms on a CPU too, where torch adds up the gradient of
-a bf16 one, over all rows, in bf16.
-"""
-
-import copy
-import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mslt.config import OptimizerConfig
 from mslt.data.instances import Batch
 from mslt.growth import forward_only, learning
-from mslt.machine import keep_freed_memory, multiplies_bf16_fast
-from mslt.model import Block, Encoder, Head
+from mslt.machine import generator, keep_freed_memory, multiplies_bf16_fast
+from mslt.model import Encoder
 from mslt.objective import Inputs, Objective, pretraining, scores
 from mslt.optim import Moments, Optimizer
 from mslt.prefix import Kind, Prefix
 from mslt.reducer import Reducer, Wire
+from mslt.twin import Twin
 from mslt.world import World
 
 Precision = Literal["fp32", "bf16"]
@@ -33,8 +26,6 @@ SCORES = ("mlm_loss", "mlm_right", "pair_loss", "pair_right")
 
 # Tokens of the next step that may wait behind the forward-only layers: 200 MB of BERT-Base in fp32.
 AHEAD_TOKENS = 65_536
-
-TOKEN, OUTPUT = "embeddings.token.weight", "output"  # one matrix, which in bf16 has a copy
 
 
 @dataclass(frozen=True)
@@ -115,20 +106,6 @@ class Trainer:
         self._moments = moments
         parameters = dict(learning(model))
         self.optimizer = Optimizer(parameters, settings.optimizer, moments)
-        self.computing = _half(model) if settings.precision == "bf16" else model
-        self.prefix = Prefix(self.computing, forward_only(model), settings.prefix)
-        self._pass_prefix = keep(self.prefix) if keep else self.prefix
-        self.phases = self.world.phases
-        if settings.compile:
-            _compile(self.computing, self.prefix)
-        halves = dict(self.computing.named_parameters())
-        # Tensors that compute in bf16, beside the fp32 weights that they stand for.
-        self._cast = {n: (halves[n], p) for n, p in parameters.items() if halves[n] is not p}
-        # The first gradient of a step replaces theirs; those of them that still wait for it.
-        self._replaced = set(self._cast)
-        self._stale: set[str] = set()
-        if TOKEN in parameters and OUTPUT in halves:
-            self._cast[OUTPUT] = halves[OUTPUT], parameters[TOKEN]
         self.reducer = Reducer(
             self.optimizer.grads,
             self.optimizer.spans(),
@@ -136,11 +113,15 @@ class Trainer:
             self.world,
             settings.reduce,
         )
+        half = settings.precision == "bf16"
+        self.twin = Twin(model, bf16=half, complete=self.reducer.complete)
+        self.computing = self.twin.model
+        self.prefix = Prefix(self.computing, forward_only(model), settings.prefix)
+        self._fast_prefix = keep(self.prefix) if keep else self.prefix
+        self.phases = self.world.phases
+        if settings.compile:
+            _compile(self.computing, self.prefix)
         self._ahead: tuple[int, Batch, list[Group]] | None = None
-        me = weakref.ref(self)
-        for name in parameters.keys() | self._cast.keys():
-            hook = halves[name].register_post_accumulate_grad_hook(partial(_gathered, me, name))
-            weakref.finalize(self, hook.remove)
 
     def step(
         self,
@@ -167,14 +148,14 @@ class Trainer:
             before clipping.
         """
         self.computing.train()
-        self._stale = set(self._replaced)
         counts = torch.tensor(self.objective.counts(batch), dtype=torch.float32, device="cpu")
         counts = counts.to(self.world.device)
         counted = self.world.sum(counts)
         sums = torch.zeros(len(counts), device=self.world.device)
         end = self.settings.first + len(batch.lengths)
+        self.twin.begin()
         for start, inputs, x_BLD in self._micro_batches(step, batch):
-            self._seed(step, start, "learning")
+            self._seed(step, "learning", start)
             with self.phases("forward"):
                 parts = self._losses(inputs, x_BLD)
                 counted.wait()
@@ -184,7 +165,7 @@ class Trainer:
                     self.reducer.begin()
                 loss.backward()
             sums += parts.detach()
-        self.optimizer.drop(self._stale)
+        self.optimizer.drop(self.twin.left)
         self._reduce(sums, step + 1, upcoming)
         with self.phases("optimizer"):
             norm = self.optimizer.norm()
@@ -192,10 +173,8 @@ class Trainer:
         # The one place that decides. What it is asked with are sums over all processes.
         if accept is None or accept({name: float(value) for name, value in metrics.items()}):
             with self.phases("optimizer"):
-                self.optimizer.update(lr, norm, leave=self._replaced)
-                self._spread()
-        else:
-            self.optimizer.drop()
+                self.optimizer.update(lr, norm)
+                self.twin.spread()
         return metrics
 
     def _losses(self, inputs: Inputs, x_BLD: Tensor | None) -> Tensor:
@@ -258,46 +237,24 @@ class Trainer:
         first = self.settings.first + row
         if not self.prefix.layers:
             return first, inputs, None
-        self._seed(step, first, "prefix")
         with self.phases("prefix"):
-            return first, inputs, self._pass_prefix(inputs)
+            if self.prefix.kind == "exact":
+                seed = partial(self._seed, step, "prefix", first)
+                return first, inputs, self.prefix(inputs, seed)
+            return first, inputs, self._fast_prefix(inputs)
 
-    def _seed(self, step: int, start: int, part: str) -> None:
+    def _seed(self, step: int, part: str, start: int, more: int = 0) -> None:
         """Make dropout a function of the step and the place in its batch.
 
         So nothing but the step has to be remembered to resume.
         """
-        place = (self.settings.seed, step, start, ("prefix", "learning").index(part))
+        place = (self.settings.seed, step, start + more, ("prefix", "learning").index(part))
         seed = hash(place) & (2**63 - 1)
         if self.world.device == "cpu":
             # torch.manual_seed formats a stack trace for the GPUs that are not in use: 0.25 ms.
-            torch.default_generator.manual_seed(seed)
+            generator().manual_seed(seed)
         else:
             torch.manual_seed(seed)
-
-    @torch.no_grad()
-    def gathered(self, name: str) -> None:
-        """A parameter has its gradient of one micro-batch: put a bf16 one to the fp32 ones.
-
-        The first of a step is written over what is there, which spares clearing it and adding.
-        """
-        if name in self._cast:
-            half, full = self._cast[name]
-            assert half.grad is not None
-            assert full.grad is not None
-            if name in self._stale:
-                self._stale.remove(name)
-                full.grad.copy_(half.grad)
-            else:
-                full.grad += half.grad
-            half.grad = None
-        self.reducer.complete(name)
-
-    @torch.no_grad()
-    def _spread(self) -> None:
-        """Cast the updated weights for the next step."""
-        for half, full in self._cast.values():
-            half.copy_(full)
 
     @torch.no_grad()
     def evaluate(self, batches: list[Batch]) -> dict[str, float]:
@@ -329,31 +286,6 @@ class Trainer:
         return self._moments | self.optimizer.moments()
 
 
-def _gathered(trainer: weakref.ref[Trainer], name: str, _: Tensor) -> None:
-    """What a parameter's hook does, which must not keep a trainer of an earlier stage alive."""
-    if (alive := trainer()) is not None:
-        alive.gathered(name)
-
-
-def _half(model: Encoder) -> Encoder:
-    """A copy that shares what stays in fp32, and holds the rest of layers and heads in bf16."""
-    embeddings = model.embeddings
-    shared = {id(tensor): tensor for tensor in embeddings.parameters()}
-    half = copy.deepcopy(model, shared)
-    half.blocks.to(torch.bfloat16)
-    half.head.to(torch.bfloat16)
-    token = embeddings.token.weight
-    if isinstance(half.head, Head):
-        half.output = nn.Parameter(token.bfloat16(), requires_grad=token.requires_grad)
-    if model.device.type == "cpu":
-        # A gradient of the rows that were looked up, not of a vocabulary of zeros around them.
-        half.embeddings.token.sparse = True
-        for mine, full in zip(half.modules(), model.modules()):
-            if isinstance(mine, nn.LayerNorm) and isinstance(full, nn.LayerNorm):
-                mine.weight, mine.bias = full.weight, full.bias
-    return half
-
-
 def _compile(model: Encoder, prefix: Prefix) -> None:
     """Let each layer run compiled.
 
@@ -364,9 +296,7 @@ def _compile(model: Encoder, prefix: Prefix) -> None:
     torch._dynamo.config.suppress_errors = True
     for block in model.blocks[model.config.blocks(prefix.layers) :]:
         block.compile(dynamic=False)
-    for block in prefix.blocks:
-        if isinstance(block, Block):  # the others are what a compiler would make of it
-            block.compile(dynamic=False)
+    prefix.compile()
 
 
 def pick_precision(wanted: str, device: str) -> Precision:

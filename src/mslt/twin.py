@@ -1,0 +1,108 @@
+"""The model that computes: it has the weights that learn, and hands its gradients over.
+
+In bf16 its layers and heads are copies of the fp32 weights: cast once per step, or once per stage
+where they are fixed. Embeddings stay in fp32, since a frequent token's gradient is a sum of
+hundreds of terms; LayerNorms on a CPU too, where torch adds up the gradient of a bf16 one, over all
+rows, in bf16.
+"""
+
+import copy
+import weakref
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from mslt.growth import learning
+from mslt.model import Encoder, Head
+
+TOKEN, OUTPUT = "embeddings.token.weight", "output"  # one matrix, which in bf16 has a copy
+
+
+class Twin:
+    """A model of the same tensors, or of bf16 copies, whose gradients are added up in fp32.
+
+    The first gradient of a step is written over what is there, which spares clearing it.
+
+    Args:
+        model: fp32; the `grad` of each parameter that learns is where its gradients are added up.
+        bf16: whether layers and heads compute in bf16.
+        complete: told the name of a parameter whose gradient has just been added.
+    """
+
+    def __init__(self, model: Encoder, *, bf16: bool, complete: Callable[[str], None]) -> None:
+        self.model = _twin(model)
+        if bf16:
+            _halve(self.model)
+        self._full = dict(learning(model))
+        self._leaves = dict(learning(self.model))
+        self._complete = complete
+        self._left = set(self._full)
+        me = weakref.ref(self)
+        for name, leaf in self._leaves.items():
+            leaf.register_post_accumulate_grad_hook(partial(_gathered, me, name))
+
+    @property
+    def left(self) -> frozenset[str]:
+        """Parameters without a gradient in this step: what is there is an earlier step's."""
+        return frozenset(self._left)
+
+    def begin(self) -> None:
+        """A step begins."""
+        self._left = set(self._full)
+
+    @torch.no_grad()
+    def gathered(self, name: str) -> None:
+        """A leaf has its gradient of one micro-batch: put it to the fp32 one."""
+        leaf, whole = self._leaves[name], TOKEN if name == OUTPUT else name
+        gradient, leaf.grad = leaf.grad, None
+        total = self._full[whole].grad
+        assert gradient is not None
+        assert total is not None
+        if whole not in self._left:
+            total += gradient
+        elif gradient.is_sparse:
+            total.zero_().add_(gradient)
+        else:
+            total.copy_(gradient)
+        self._left.discard(whole)
+        if name != OUTPUT:  # after which comes the embedding's own
+            self._complete(name)
+
+    @torch.no_grad()
+    def spread(self) -> None:
+        """Cast the updated weights for the next step."""
+        for name, leaf in self._leaves.items():
+            if leaf.dtype != torch.float32:
+                leaf.copy_(self._full[TOKEN if name == OUTPUT else name])
+
+
+def _gathered(twin: weakref.ref[Twin], name: str, _: Tensor) -> None:
+    """What a leaf's hook does, which must not keep a twin of an earlier stage alive."""
+    if (alive := twin()) is not None:
+        alive.gathered(name)
+
+
+def _twin(model: Encoder) -> Encoder:
+    """The same model of the same tensors, with gradients of its own."""
+    own = {
+        id(tensor): nn.Parameter(tensor.detach(), requires_grad=tensor.requires_grad)
+        for tensor in model.parameters()
+    }
+    return copy.deepcopy(model, own)
+
+
+def _halve(twin: Encoder) -> None:
+    """Let it compute in bf16."""
+    on_cpu = twin.device.type == "cpu"
+    for module in (*twin.blocks.modules(), *twin.head.modules()):
+        if not (on_cpu and isinstance(module, nn.LayerNorm)):
+            for tensor in module.parameters(recurse=False):
+                tensor.data = tensor.data.bfloat16()
+    token = twin.embeddings.token
+    if isinstance(twin.head, Head):
+        matrix, learns = token.weight.detach(), token.weight.requires_grad
+        twin.output = nn.Parameter(matrix.bfloat16(), requires_grad=learns)
+    # A gradient of the rows that were looked up, not of a vocabulary of zeros around them.
+    token.sparse = on_cpu
