@@ -72,6 +72,7 @@ def test_sequences_pass_a_few_at_a_time_without_knowing_of_each_other(
         block.attention.dropout.p = block.mlp.dropout.p = block.attention.weights_dropout_prob = 0.0
     model.embeddings.dropout.p = 0.0
     prefix, found = Prefix(model, 2, kind), []
+    monkeypatch.setattr("mslt.prefix.NARROW", 0)
     for tokens in (1, 2 * inputs.input_ids.shape[1], 1_000_000):
         monkeypatch.setattr("mslt.prefix.CACHED_TOKENS", tokens)
         found.append(prefix(inputs).float())
@@ -87,6 +88,7 @@ def test_dropout_of_exact_layers_does_not_depend_on_the_threads(model, random_ba
     batch = Batch(*(np.concatenate([value] * 4) for value in vars(one).values()))
     inputs, seeds = Inputs.of(batch, "cpu"), []
     monkeypatch.setattr("mslt.prefix.CACHED_TOKENS", 2 * inputs.input_ids.shape[1])
+    monkeypatch.setattr("mslt.prefix.NARROW", 0)
 
     def seed(place: int) -> None:
         seeds.append(place)
