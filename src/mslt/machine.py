@@ -7,9 +7,9 @@ import platform
 import re
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from threading import Barrier
@@ -121,14 +121,23 @@ def side_by_side(work: Callable[[Part], Made], parts: Sequence[Part]) -> list[Ma
     each, rounds = threads // count, math.ceil(len(parts) / count)
     if count == 1 or len(parts) * each < BUSY * rounds * threads:
         return [work(part) for part in parts]
-    begun = [_workers(count, each).submit(work, part) for part in parts]
-    wait(begun)  # all of them: none is left at work where another one fails
-    return [each.result() for each in begun]
+    helpers = _helpers(count - 1, each)
+    _dismiss_team()
+    begun = [helpers.submit(work, part) for part in parts]
+    mine: dict[int, Made] = {}
+    try:
+        with _apart(each):  # takes what no helper has begun
+            for place, part in enumerate(parts):
+                if begun[place].cancel():
+                    mine[place] = work(part)
+    finally:
+        wait(begun)  # none is left at work where another one fails
+    return [mine[at] if at in mine else done.result() for at, done in enumerate(begun)]
 
 
 @cache
-def _workers(count: int, threads: int) -> ThreadPoolExecutor:
-    """Threads in which torch computes with so many threads each."""
+def _helpers(count: int, threads: int) -> ThreadPoolExecutor:
+    """Threads beside this one, in which torch computes with so many threads each."""
     before = torch.get_num_threads()
     ready = Barrier(count + 1)
 
@@ -145,6 +154,29 @@ def _workers(count: int, threads: int) -> ThreadPoolExecutor:
         each.result()
     torch.set_num_threads(before)  # of this thread, and of those to come
     return pool
+
+
+@contextmanager
+def _apart(threads: int) -> Iterator[None]:
+    """Let this thread be as those beside it."""
+    before = torch.get_num_threads(), _own.generator
+    torch.set_num_threads(threads)
+    _own.generator = torch.Generator()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        _own.generator = before[1]
+
+
+def _dismiss_team() -> None:
+    """End the threads that computed this one's last operation.
+
+    For 5 ms they would stay at their cores and wait for the next one (libgomp's GOMP_SPINCOUNT),
+    where others are to compute now. To begin anew takes them 0.04 ms.
+    """
+    with suppress(OSError, AttributeError):  # another OpenMP, or an old one
+        ctypes.CDLL(None).omp_pause_resource_all(1)
 
 
 def machine() -> dict[str, Any]:
