@@ -24,6 +24,7 @@ from mslt.attention import attend
 from mslt.config import OptimizerConfig, PlanConfig
 from mslt.dropout import dropout
 from mslt.growth import freeze
+from mslt.machine import generator
 from mslt.model import Encoder
 from mslt.objective import Inputs
 from mslt.optim import Optimizer
@@ -133,10 +134,14 @@ def layers(setting: Setting) -> Iterator[tuple[str, Ways]]:
     if setting.device.startswith("cuda"):
         kinds.remove("int8")
     ways: Ways = {}
+
+    def seed(place: int) -> None:
+        generator().manual_seed(place)
+
     for kind in kinds:
         prefix = Prefix(model, 1, kind)
         # From the embeddings' output on: those are no part of the layer.
-        ways[kind] = lambda _, p=prefix: p.through(inputs, x, 0, 1)
+        ways[kind] = lambda _, p=prefix: p.through(inputs, x, 0, 1, seed)
     yield "forward-only layer", ways
 
 

@@ -93,7 +93,8 @@ class Prefix:
             x_BLD: output of the layers below `start`; None where that is 0, for the embeddings'.
             start: layers that are passed already.
             stop: layers that are passed then.
-            seed: seeds dropout, for the sequences that pass together, by the number of the first.
+            seed: seeds the dropout of exact layers for the sequences that pass together, by the
+                number of the first; without it, all of them do.
         """
         for module in (self.embeddings, self.blocks):
             module.train(self.kind == "exact")
@@ -106,8 +107,9 @@ class Prefix:
             x = None if x_BLD is None else x_BLD[part]
             return self._pass(inputs[part], x, start, stop)
 
-        sequences = len(inputs.input_ids)
-        size = self._at_once(inputs.input_ids)
+        sequences = max(1, len(inputs.input_ids))
+        drawing = self.kind == "exact" and seed is None
+        size = sequences if drawing else self._at_once(inputs.input_ids)
         passed = side_by_side(work, range(0, sequences, size))
         return passed[0] if len(passed) == 1 else torch.cat(passed)
 
@@ -118,10 +120,11 @@ class Prefix:
         together, the number of threads decides nothing.
         """
         sequences, length = ids_BL.shape
-        if not self._parted or (self.kind == "exact" and self.width < NARROW):
+        exact = self.kind == "exact"
+        if not self._parted or (exact and self.width < NARROW):
             return max(1, sequences)
         cached = max(1, CACHED_TOKENS // length)
-        if self.kind == "exact":
+        if exact:
             return cached
         threads = torch.get_num_threads()
         rounds = max(1, math.ceil(sequences / (cached * threads)))
