@@ -42,7 +42,7 @@ class Apart:
         try:
             self._pipe.send(number)
             seconds: float = self._pipe.recv()
-        except (EOFError, BrokenPipeError) as error:
+        except (EOFError, OSError) as error:
             raise RuntimeError("a process that was to be timed has ended") from error
         return seconds
 

@@ -51,3 +51,19 @@ def test_the_gradient_passes_where_the_value_did_also_when_computed_again():
 def test_nothing_is_dropped_in_evaluation_or_at_probability_0(p, training):
     x = torch.randn(3, 4)
     assert Dropout(p).train(training)(x) is x
+
+
+def test_a_dropped_output_is_added_to_its_residual():
+    """In one pass, as in two: values and both gradients."""
+    layer, slope = Dropout(0.3).train(), torch.randn(64, 32)
+    found = []
+    for way in (layer.onto, lambda residual, x: residual + layer(x)):
+        given = [torch.randn(64, 32, generator=torch.Generator().manual_seed(i)) for i in (1, 2)]
+        residual, x = (tensor.requires_grad_() for tensor in given)
+        torch.manual_seed(5)
+        y = way(residual, x)
+        found.append((y.detach(), *torch.autograd.grad(y, (residual, x), slope)))
+    for one, other in zip(*found):
+        torch.testing.assert_close(one, other)
+    assert torch.equal(found[0][1], slope)
+    assert 0.2 < (found[0][2] == 0).float().mean() < 0.4

@@ -26,10 +26,11 @@ def test_bf16_is_fast_on_amx_and_else_where_a_cpu_has_it_and_measures_so(monkeyp
 
 
 @pytest.fixture
-def threads(request) -> Iterator[int]:
+def threads(request, monkeypatch) -> Iterator[int]:
     """So many threads of torch's."""
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
+    monkeypatch.setattr(machine, "_cores", lambda: request.param)  # whatever this machine has
     yield request.param
     torch.set_num_threads(before)
 
@@ -90,6 +91,13 @@ def test_threads_are_shared_out_among_parts_so_that_few_of_them_are_idle(threads
 
     assert machine.side_by_side(work, range(parts)) == [each] * parts
     assert torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize("threads", [2], indirect=True)
+def test_threads_that_may_use_one_core_alone_do_not_part(threads, monkeypatch):
+    """As where OMP_PROC_BIND has bound them: they would only be in each other's way."""
+    monkeypatch.setattr(machine, "_cores", lambda: 1)
+    assert machine.side_by_side(lambda part: torch.get_num_threads(), range(2)) == [2, 2]
 
 
 @pytest.mark.parametrize("threads", [2], indirect=True)

@@ -82,8 +82,9 @@ def test_sequences_pass_a_few_at_a_time_without_knowing_of_each_other(
         assert float((other - found[0]).norm() / found[0].norm()) <= rounding
 
 
-def test_dropout_of_exact_layers_does_not_depend_on_the_threads(model, random_batch, monkeypatch):
-    """Each few sequences have masks of their own, by the place of the first; bit for bit."""
+@pytest.mark.parametrize("kind", ["exact", "int8"])
+def test_dropout_and_scales_do_not_depend_on_the_threads(model, random_batch, monkeypatch, kind):
+    """They are of a few sequences together, by the place of the first; bit for bit."""
     one = random_batch(sequences=2)
     batch = Batch(*(np.concatenate([value] * 4) for value in vars(one).values()))
     inputs, seeds = Inputs.of(batch, "cpu"), []
@@ -94,15 +95,16 @@ def test_dropout_of_exact_layers_does_not_depend_on_the_threads(model, random_ba
         seeds.append(place)
         generator().manual_seed(place)
 
+    monkeypatch.setattr("mslt.machine._cores", lambda: 4)
     found, threads = [], torch.get_num_threads()
     for count in (1, 4):
         torch.set_num_threads(count)
-        found.append(Prefix(model, 2, "exact")(inputs, seed))
+        found.append(Prefix(model, 2, kind)(inputs, seed))
     torch.set_num_threads(threads)
     assert torch.equal(*found)
     assert sorted(seeds) == [0, 0, 2, 2, 4, 4, 6, 6]
     parts = found[0].split(2)
-    assert not any(torch.equal(parts[0], part) for part in parts[1:])
+    assert [torch.equal(parts[0], part) for part in parts[1:]] == 3 * [kind != "exact"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

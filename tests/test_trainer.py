@@ -315,6 +315,31 @@ def test_a_step_in_which_a_parameter_plays_no_part_does_not_repeat_its_last_grad
     torch.testing.assert_close(seen[1], 0.9 * seen[0])
 
 
+def test_the_tied_matrix_is_complete_when_both_its_gradients_are_there(tiny, random_batch):
+    """In bf16 the output layer has a copy of it; before the embedding's rows it must not travel."""
+    trainer, told = Trainer(Encoder(tiny, 2), replace(PLAIN, precision="bf16"), {}), []
+    gathered = trainer.twin.gathered
+
+    def watched(name: str) -> None:
+        told.append(f"gathered {name}")
+        gathered(name)
+
+    trainer.twin.gathered = watched  # type: ignore[method-assign]
+    trainer.twin._complete = lambda name: told.append(f"complete {name}")
+    trainer.step(0, random_batch(), 1e-2)
+    token = "embeddings.token.weight"
+    places = [told.index(x) for x in ("gathered output", f"gathered {token}", f"complete {token}")]
+    assert places == sorted(places)
+    assert told.count(f"complete {token}") == 1
+
+
+def test_a_trainer_keeps_what_it_frees(tiny, monkeypatch):
+    asked = []
+    monkeypatch.setattr("mslt.trainer.keep_freed_memory", lambda: asked.append(True))
+    Trainer(Encoder(tiny, 1), PLAIN, {})
+    assert asked
+
+
 # --- evaluation ---------------------------------------------------------------------------------
 
 

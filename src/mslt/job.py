@@ -26,7 +26,7 @@ from mslt.layout import Start
 from mslt.model import Encoder
 from mslt.options import flatten
 from mslt.plan import Plan
-from mslt.prefix import Kind, pick_kind
+from mslt.prefix import CACHED_TOKENS, Kind, pick_kind
 from mslt.records import opened
 from mslt.trainer import Precision, Settings, pick_device, pick_precision
 from mslt.world import World
@@ -162,7 +162,7 @@ class Job:
         facts = {
             "versions": [mslt.__version__, torch.__version__],
             "device": self.world.device.partition(":")[0],
-            "computed": [self.prefix, self.precision, self.settings(0).compile],
+            "computed": [self.prefix, self.precision, self.settings(0).compile, CACHED_TOKENS],
             "model": asdict(config.model),
             "instances": [self.store_sha256, asdict(config.instances)],
             "order": [config.seed, config.batch_size],

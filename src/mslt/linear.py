@@ -20,7 +20,7 @@ class Linear(nn.Linear):
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """As `torch.nn.functional.linear`, the same bits; a compiler sees that one."""
+    """As `torch.nn.functional.linear`, which a compiler sees; the same bits of a contiguous x."""
     ours = x.device.type == "cpu" and x.dtype == weight.dtype == torch.bfloat16
     if not ours or torch.compiler.is_compiling() or not has_onednn_bf16():
         return F.linear(x, weight, bias)

@@ -5,6 +5,7 @@ import math
 import os
 import platform
 import re
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -89,7 +90,7 @@ def keep_freed_memory() -> None:
     with suppress(OSError, AttributeError):  # another C library, which has its own ways
         libc = ctypes.CDLL(None)
         libc.mallopt(mmap_max, 0)
-        libc.mallopt(trim_threshold, 2**31 - 1)
+        libc.mallopt(trim_threshold, -1)  # never
         libc.mallopt(arena_max, 1)  # what one thread frees is another's to use
 
 
@@ -119,7 +120,8 @@ def side_by_side(work: Callable[[Part], Made], parts: Sequence[Part]) -> list[Ma
     threads = torch.get_num_threads()
     count = max(1, min(threads, len(parts)))
     each, rounds = threads // count, math.ceil(len(parts) / count)
-    if count == 1 or len(parts) * each < BUSY * rounds * threads:
+    idle = len(parts) * each < BUSY * rounds * threads
+    if count == 1 or idle or _cores() < threads:
         return [work(part) for part in parts]
     helpers = _helpers(count - 1, each)
     _dismiss_team()
@@ -133,6 +135,13 @@ def side_by_side(work: Callable[[Part], Made], parts: Sequence[Part]) -> list[Ma
     finally:
         wait(begun)  # none is left at work where another one fails
     return [mine[at] if at in mine else done.result() for at, done in enumerate(begun)]
+
+
+def _cores() -> int:
+    """Those that this thread, and who it begins, may use: one, where OMP_PROC_BIND binds it."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @cache

@@ -49,7 +49,7 @@ class Optimizer:
     """LAMB or AdamW on the parameters that learn.
 
     The parameters' data is moved into one flat fp32 buffer, and their `grad` is a view of another,
-    into which `backward` accumulates: whoever calls it clears that first.
+    in which the gradients of a step are to be put together.
 
     Args:
         parameters: by name; fp32, on one device.
@@ -178,7 +178,7 @@ class Optimizer:
             eps=self.config.eps,
             amsgrad=False,
             maximize=False,
-            grad_scale=scale.reciprocal().float(),
+            grad_scale=scale.reciprocal().float() if scale < 1 else None,
         )
 
     def _direct(self, group: _Group, scale: Tensor) -> None:

@@ -8,7 +8,6 @@ without VNNI), scaled as they come. What that does to the loss is measured in do
 """
 
 import copy
-import math
 from collections.abc import Callable
 from typing import Literal, cast, get_args
 
@@ -63,10 +62,10 @@ class Prefix:
 
     def compile(self) -> None:
         """Let those of the layers run compiled that are not what a compiler would make of them."""
-        self._parted = False  # what is compiled uses all threads, and for the same sizes each time
         for block in self.blocks:
             if isinstance(block, Block):
                 block.compile(dynamic=False)
+                self._parted = False  # it uses all threads, and wants the same sizes each time
 
     def __call__(self, inputs: Inputs, seed: Seed | None = None) -> Tensor:
         """Output of the highest of the layers, in the dtype of those that learn: [B, L, D].
@@ -116,19 +115,13 @@ class Prefix:
     def _at_once(self, ids_BL: Tensor) -> int:
         """Sequences that pass together, on a CPU as many as share its cache.
 
-        Threads have equal shares; but of exact layers, whose dropout is drawn for the sequences
-        together, the number of threads decides nothing.
+        So the number of threads decides nothing about dropout or int8's scales, which are of the
+        sequences together.
         """
         sequences, length = ids_BL.shape
-        exact = self.kind == "exact"
-        if not self._parted or (exact and self.width < NARROW):
-            return max(1, sequences)
-        cached = max(1, CACHED_TOKENS // length)
-        if exact:
-            return cached
-        threads = torch.get_num_threads()
-        rounds = max(1, math.ceil(sequences / (cached * threads)))
-        return max(1, math.ceil(sequences / (threads * rounds)))
+        narrow = self.kind == "exact" and self.width < NARROW
+        whole = narrow or not self._parted
+        return max(1, sequences if whole else CACHED_TOKENS // length)
 
     def _pass(self, inputs: Inputs, x_BLD: Tensor | None, start: int, stop: int) -> Tensor:
         if x_BLD is None:

@@ -64,8 +64,8 @@ class Settings:
         """Sequences that do go through the forward-only layers at once.
 
         These layers save nothing for a backward pass, so that more sequences go through them than
-        through those that learn; except where dropout within them, seeded by micro-batch, is to be
-        the same as in the learning layers' own pass.
+        through those that learn; but no more where they have dropout, which is to fall as it does
+        with other processes, that take micro-batches each.
         """
         if self.prefix == "exact":
             return self.micro_batch
