@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from mslt.config import ModelConfig, OptimizerConfig
 from mslt.data.instances import Batch
 from mslt.growth import freeze, is_fixed, learning
 from mslt.model import Encoder
-from mslt.objective import Inputs, losses, pretraining
+from mslt.objective import Inputs, losses
 from mslt.optim import Moment, Optimizer, decays
 from mslt.plan import build_plan
 from mslt.schedule import Schedule
@@ -293,44 +292,6 @@ def test_bf16_computes_with_the_updated_weights(tiny, random_batch):
         one, other = (t.step(step, random_batch(step), 1e-2) for t in (trainer, fresh))
         assert same(one, other)
     assert same(state(model), state(anew))
-
-
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_step_in_which_a_parameter_plays_no_part_does_not_repeat_its_last_gradient(
-    tiny, random_batch, precision
-):
-    """Gradients are written over those of the last step, which then must not be there."""
-    plain = pretraining(pair=True)
-
-    def one_part(*given: Any, **how: Any) -> list[Tensor]:
-        mlm, pair = plain.losses(*given, **how)
-        return [mlm, pair if step == 0 else torch.zeros_like(pair)]
-
-    settings, seen = replace(PLAIN, precision=precision), []
-    trainer = Trainer(Encoder(tiny, 2), settings, {}, objective=replace(plain, losses=one_part))
-    for step in range(2):
-        trainer.step(step, random_batch(step), 1e-2)
-        seen.append(trainer.moments()["head.pooler.weight"].mean.clone())
-    assert seen[0].any()
-    torch.testing.assert_close(seen[1], 0.9 * seen[0])
-
-
-def test_the_tied_matrix_is_complete_when_both_its_gradients_are_there(tiny, random_batch):
-    """In bf16 the output layer has a copy of it; before the embedding's rows it must not travel."""
-    trainer, told = Trainer(Encoder(tiny, 2), replace(PLAIN, precision="bf16"), {}), []
-    gathered = trainer.twin.gathered
-
-    def watched(name: str) -> None:
-        told.append(f"gathered {name}")
-        gathered(name)
-
-    trainer.twin.gathered = watched  # type: ignore[method-assign]
-    trainer.twin._complete = lambda name: told.append(f"complete {name}")
-    trainer.step(0, random_batch(), 1e-2)
-    token = "embeddings.token.weight"
-    places = [told.index(x) for x in ("gathered output", f"gathered {token}", f"complete {token}")]
-    assert places == sorted(places)
-    assert told.count(f"complete {token}") == 1
 
 
 def test_a_trainer_keeps_what_it_frees(tiny, monkeypatch):
