@@ -136,9 +136,9 @@ def _prepared(block: Block, kind: Kind, inside: torch.dtype) -> nn.Module:
     """The layer itself, or a copy of it that computes in another way."""
     weight = block.mlp.up.weight
     if kind == "int8":
-        return PackedBlock(block, Int8Product, inside)
+        return PackedBlock(block, Int8Product)
     if kind == "bf16" and weight.device.type == "cpu" and has_onednn_bf16():
-        return PackedBlock(block, Bf16Product, inside)
+        return PackedBlock(block, Bf16Product)
     return block if weight.dtype == inside else copy.deepcopy(block).to(inside)
 
 
@@ -149,15 +149,9 @@ class PackedBlock(nn.Module):
     Args:
         block: the layer.
         product: makes of a linear layer what multiplies in its place.
-        inside: the dtype of all that is not multiplied.
     """
 
-    def __init__(
-        self,
-        block: Block,
-        product: "type[Bf16Product | Int8Product]",
-        inside: torch.dtype,
-    ) -> None:
+    def __init__(self, block: Block, product: "type[Bf16Product | Int8Product]") -> None:
         super().__init__()
         attention, mlp = block.attention, block.mlp
         self.heads = attention.heads
@@ -165,7 +159,7 @@ class PackedBlock(nn.Module):
         self.up, self.down = product(mlp.up), product(mlp.down)
         self.gelu = mlp.gelu
         self.norms = nn.ModuleList(
-            copy.deepcopy(norm).to(inside) for norm in (attention.norm, mlp.norm)
+            copy.deepcopy(norm).float() for norm in (attention.norm, mlp.norm)
         )
 
     def forward(self, x_BLD: Tensor, seen_BL: Tensor | None) -> Tensor:
