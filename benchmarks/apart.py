@@ -9,6 +9,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
+import torch
 from common import by_processor, counts_processor, now
 
 Step = Callable[[int], object]
@@ -46,6 +47,10 @@ class Apart:
             raise RuntimeError("a process that was to be timed has ended") from error
         return seconds
 
+    def rest(self) -> None:
+        """Let it give the memory of a GPU that it does not hold on to back, for others' turns."""
+        self._pipe.send(None)
+
 
 def _serve(
     pipe: Connection, device: str, busy: bool, build: Callable[..., Step], given: tuple[Any, ...]
@@ -58,6 +63,10 @@ def _serve(
             number = pipe.recv()
         except EOFError:
             return
+        if number is None:
+            if device.startswith("cuda"):
+                torch.cuda.empty_cache()
+            continue
         start = now(device)
         step(number)
         pipe.send(now(device) - start)

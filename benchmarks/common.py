@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ LR = 1e-4
 STEPS = 1000  # of the plan, whose stages are weighed by theirs
 ADAMW = OptimizerConfig(name="adamw")
 SLOWER = 1.5  # times the best of the rivals, in two blocks: such a variant is left out of the rest
-HOPELESS = 3.0  # times as long for one layer in bf16 as in fp32: such a machine is not asked
+HOPELESS = 3.0  # times as long for one layer in one precision as in the other: it is not asked
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ SHAPES = {
     "tiny": Shape(_model(512, 4, 32), batch=4, gpu_batch=4, length=32, steps=1),
     "small": Shape(_model(8192, 12, 256), batch=32, gpu_batch=1024, length=128, steps=1),
     "base": Shape(_model(30_522, 12, 768), batch=8, gpu_batch=256, length=128, steps=1),
-    "large": Shape(_model(30_522, 24, 1024), batch=4, gpu_batch=64, length=128, steps=1),
+    "large": Shape(_model(30_522, 24, 1024), batch=4, gpu_batch=128, length=128, steps=1),
 }
 # As section 3.3 has it: a block of weights for each stage in which the model grows.
 SHAPES |= {
@@ -232,7 +233,8 @@ class Variant:
     Args:
         name: for the table.
         step: does it once; told how many times it was done before. Where it returns a float,
-            those are the seconds that it took, elsewhere.
+            those are the seconds that it took, elsewhere. What it has as `rest`, if anything, is
+            called when its turn is over.
         rivals: the name of a group in which only what is fast stays to the end, if in any.
         seconds: per step, one for each block.
         note: why there is none or no more of it.
@@ -264,9 +266,9 @@ def take_turns(
 ) -> None:
     """Time every variant in every block, so that what else the machine does falls on all alike.
 
-    The first step of a turn is done twice, and timed the second time: at first, caches and freed
-    memory are those of whoever had the turn before. Of rivals, those stay to the end that may be
-    the best; what is left out says so in its `note`.
+    A turn begins with the last step of the turn before, which is not timed: at first, caches and
+    freed memory are those of whoever had the turn in between. Of rivals, those stay to the end that
+    may be the best; what is left out says so in its `note`.
     """
     for variant in variants:
         if not variant.note:
@@ -277,13 +279,18 @@ def take_turns(
         for variant in variants:
             if not variant.note:
                 begin = 1 + block * steps
-                variant.step(begin)
+                variant.step(begin - 1)
                 seconds = _timed(variant.step, range(begin, begin + steps), device)
                 variant.seconds.append(seconds / steps)
+                getattr(variant.step, "rest", _nothing)()
         for variant, rivals in _rivalries(variants):
             times = min(variant.seconds) / min(max(rival.seconds) for rival in rivals)
             if block and times > SLOWER:
                 variant.note = f"left out after {block + 1} blocks: {times:.1f}x as long as others"
+
+
+def _nothing() -> None:
+    """The rest of who needs none."""
 
 
 def _rivalries(variants: Sequence[Variant]) -> list[tuple[Variant, list[Variant]]]:
@@ -330,17 +337,28 @@ def synchronize(device: str) -> None:
         torch.cuda.synchronize(device)
 
 
-def bf16_slowness(device: str) -> float:
-    """How many times as long one linear layer takes in bf16 as in fp32, forward and backward."""
-    x, layer = torch.randn(256, 256, device=device), torch.nn.Linear(256, 256, device=device)
+def hopeless(device: str, chosen: Precision) -> dict[str, str]:
+    """Why a precision is not worth a try on this machine, by the precision; most often nothing.
 
-    def step(_: int) -> None:
-        layer(x).sum().backward()
+    A machine without bf16 takes many times as long in it, and a GPU in fp32.
+    """
+    gpu = device.startswith("cuda")
+    size = 4096 if gpu else 256
+    times = {}
+    for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        x = torch.randn(size, size, device=device, dtype=dtype)
+        layer = torch.nn.Linear(size, size, device=device, dtype=dtype)
+        step = partial(_there_and_back, layer, x)
+        times[precision] = min(_timed(step, range(1), device) for _ in range(3))
+    return {
+        precision: f"left out: a layer takes {seconds / min(times.values()):.0f}x as long in it"
+        for precision, seconds in times.items()
+        if seconds > HOPELESS * min(times.values()) and precision != chosen
+    }
 
-    full = min(_timed(step, range(1), device) for _ in range(3))
-    x, layer = x.bfloat16(), layer.bfloat16()
-    layer.zero_grad(set_to_none=True)
-    return min(_timed(step, range(1), device) for _ in range(2)) / full
+
+def _there_and_back(layer: torch.nn.Module, x: torch.Tensor, _: int) -> None:
+    layer(x).sum().backward()
 
 
 def matrix_product(device: str, precision: Precision) -> tuple[Callable[[int], object], float]:

@@ -15,7 +15,7 @@ _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 def peak(prepare: Callable[..., Callable[[], object]], *arguments: Any) -> int | None:
     """Bytes that some work takes at its peak, beyond what its process holds before.
 
-    On a GPU, that is what is allocated there; elsewhere, all that the process holds.
+    Of a process, all that it holds; a GPU is not asked here (`peak_of_gpu`).
 
     Args:
         prepare: importable by its name; returns the work, which is then done once.
@@ -42,6 +42,22 @@ def peak(prepare: Callable[..., Callable[[], object]], *arguments: Any) -> int |
     return found
 
 
+def peak_of_gpu(prepare: Callable[..., Callable[[], object]], *arguments: Any) -> int:
+    """Bytes of the GPU that some work and what it needs take at the peak, in this process.
+
+    Args:
+        prepare: returns the work, which is then done twice: the first time compiles.
+        arguments: of `prepare`.
+    """
+    gc.collect()
+    before = torch.cuda.memory_allocated()
+    work = prepare(*arguments)
+    work()
+    torch.cuda.reset_peak_memory_stats()
+    work()
+    return torch.cuda.max_memory_allocated() - before
+
+
 def _child(
     sender: Any, threads: int, prepare: Callable[..., Callable[[], object]], *arguments: Any
 ) -> None:
@@ -50,10 +66,7 @@ def _child(
     gc.collect()
     before = _forget_peak()
     work()
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        sender.send(torch.cuda.max_memory_allocated())
-    else:
-        sender.send(None if before is None else _bytes("VmHWM") - before)
+    sender.send(None if before is None else _bytes("VmHWM") - before)
 
 
 def _forget_peak() -> int | None:

@@ -12,8 +12,9 @@ in a stage, which no block counts. First, losses and gradients of every stage mu
 plain reference, or there is no ratio. `--against hf` lets Hugging Face's whole model take its turns
 too. The last line is one JSON object, of the first of the modes; the others are in it under "also".
 
-Peak memory is that of a process that trains the stage and nothing else. On a GPU, where timing a
-phase means to wait for the device, phases are timed in a block of their own.
+Peak memory is that of a process that trains the stage and nothing else; on a GPU, what a trainer of
+the stage and its step allocate. On a GPU, where timing a phase means to wait for the device, phases
+are timed in a block of their own.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from common import Setting, Variant, finish, matrix_product, options, setting, take_turns
-from memory import peak
+from memory import peak, peak_of_gpu
 from reference import EAGER, best, parity, refuse_without, rivals
 from stages import CACHED, PHASES, Logging, Steps, Way, ways
 
@@ -197,7 +198,8 @@ def measure(given: argparse.Namespace, scratch: Path) -> None:
         refuse_without(str(way), found)
         equal[str(way)] = {"loss": found.loss, "gradient": found.gradient}
         if not given.no_memory:
-            held[way] = peak(one_step, given, scratch, way)
+            measured = peak_of_gpu if its.device.startswith("cuda") else peak
+            held[way] = measured(one_step, given, scratch, way)
     measured = Measured(settings, held, given.against == "hf")
     setting = measured.setting
     logging = measured.logging.median / setting.job.config.log_every

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from apart import Apart
-from common import HOPELESS, LR, Setting, Variant, bf16_slowness
+from common import LR, Setting, Variant, hopeless
 from stages import CACHED, Built, Way
 from torch import Tensor
 
@@ -120,13 +120,12 @@ def rivals(setting: Setting, compiled: bool) -> list[Variant]:
     def variant(precision: str, attention: str) -> Variant:
         how = COMPILED if compiled else EAGER
         name = f"transformers {how}, {precision}, {attention} attention"
-        if slowness > HOPELESS and precision == "bf16" != setting.job.precision:
-            note = f"left out: a layer takes {slowness:.0f}x as long as in fp32 on this machine"
-            return Variant(name, _nothing, note=note)
+        if precision in without:
+            return Variant(name, _nothing, note=without[precision])
         step = Apart(setting.device, _steps, setting, precision, attention, compiled)
         return Variant(name, step, rivals=how)
 
-    slowness = bf16_slowness(setting.device)
+    without = hopeless(setting.device, setting.job.precision)
     precisions = [setting.job.precision] if compiled else ["fp32", "bf16"]
     return [variant(p, attention) for p in precisions for attention in ("sdpa", "eager")]
 

@@ -1,12 +1,16 @@
 """Training steps of single stages, as a run's loop does them, with their phases timed."""
 
+import math
 import statistics
 import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 
+import torch
 from common import LR, Setting, now
 
+from mslt.data.instances import Batch
 from mslt.growth import freeze
 from mslt.model import Encoder
 from mslt.phases import Phases
@@ -93,14 +97,20 @@ class Steps:
         self.watching = not setting.device.startswith("cuda")
         self._first_visits: list[float] = []
         self._watched: dict[int, dict[str, float]] = {}
+        self._made: dict[int, Batch] = {}  # the next one, made in the step before
 
     def __call__(self, step: int) -> None:
-        """Make a batch and train on it; where that is cached, on one that has been seen before."""
+        """Train on a batch; where that is cached, on one that has been seen before."""
         if self.cached and not self._first_visits:
             self._first_visits = [self._visit(number) for number in range(VISITED)]
-        seconds = self._train(step % VISITED if self.cached else step)
+        seconds = self._train(step)
         if self.watching:
             self._watched[step] = seconds  # of a step that is done again, those count
+
+    def rest(self) -> None:
+        """Give the memory of a GPU that it does not hold on to back, for others' turns."""
+        if self.setting.device.startswith("cuda"):
+            torch.cuda.empty_cache()
 
     def _visit(self, step: int) -> float:
         start = self._now()
@@ -110,10 +120,19 @@ class Steps:
     def _train(self, step: int) -> dict[str, float]:
         trainer = self.built.trainer
         phases = trainer.phases = Phases(self._now if self.watching else None)
-        with phases("data"):
-            batch = self.setting.batch(step)
-        trainer.step(step, batch, LR)
+        batch = self._made.pop(step, None)
+        if batch is None:
+            with phases("data"):
+                batch = self._batch(step)
+        trainer.step(step, batch, LR, _accept, partial(self._make, step + 1))
         return phases.seconds
+
+    def _make(self, step: int) -> Batch:
+        self._made = {step: self._batch(step)}
+        return self._made[step]
+
+    def _batch(self, step: int) -> Batch:
+        return self.setting.batch(step % VISITED if self.cached else step)
 
     def _now(self) -> float:
         return now(self.setting.device)
@@ -130,6 +149,11 @@ class Steps:
         return {
             name: statistics.median(seconds.get(name, 0.0) for seconds in later) for name in PHASES
         }
+
+
+def _accept(values: dict[str, float]) -> bool:
+    """As a run, which looks at every step's numbers before the weights move."""
+    return all(math.isfinite(value) for value in values.values())
 
 
 class Logging:

@@ -148,7 +148,7 @@ def turns(*variants: Variant, blocks: int) -> None:
     take_turns(variants, blocks, steps=1, device="cpu")
 
 
-def test_variants_take_turns_and_do_the_first_step_of_each_twice(monkeypatch):
+def test_variants_take_turns_and_repeat_their_last_step_first(monkeypatch):
     """What is done first, after another's turn, does not count."""
     order: list[str] = []
     counted: list[str] = []
@@ -159,8 +159,8 @@ def test_variants_take_turns_and_do_the_first_step_of_each_twice(monkeypatch):
         Variant("b", lambda step: order.append(f"b{step}")),
         blocks=2,
     )
-    assert order[1:] == ["a0", "b0", "a1", "a1", "b1", "b1", "a2", "a2", "b2", "b2"]
-    assert counted[4:] == ["a1", "a1", "b1", "b1", "a2", "a2", "b2", "b2"]
+    assert order[1:] == ["a0", "b0", "a0", "a1", "b0", "b1", "a1", "a2", "b1", "b2"]
+    assert counted[4:] == ["a0", "a1", "b0", "b1", "a1", "a2", "b1", "b2"]
 
 
 def test_the_slower_of_rivals_is_left_out_of_later_blocks_and_says_so(monkeypatch):

@@ -20,6 +20,7 @@ from mslt import run as runs
 from mslt.config import Config
 from mslt.growth import learning
 from mslt.launch import pretrain
+from mslt.optim import ALIGNED
 from mslt.run import Run
 from mslt.trainer import Trainer
 
@@ -180,7 +181,7 @@ def test_looking_ahead_and_bf16_on_the_wire(store: Path, tmp_path: Path) -> None
         for line in Run.open(tmp_path / name).metrics():
             if line["kind"] == "train":
                 [numbers] = parts[name][0].learning[line["step"]]
-                assert line["reduced_bytes"] == size * numbers
+                assert 0 <= line["reduced_bytes"] / size - numbers < 4 * ALIGNED
 
 
 def test_processes_that_were_told_different_things_do_not_begin(

@@ -287,7 +287,7 @@ def test_backward_accumulates_into_the_optimizers_gradients(config):
     optimizer = Optimizer({"a.weight": weight}, config)
     for _ in range(2):
         (weight * torch.arange(3.0)).sum().backward()
-    assert optimizer.grads.tolist() == [0.0, 2.0, 4.0]
+    assert optimizer.grads.tolist() == [0.0, 2.0, 4.0, 0.0]  # the last to begin the next aligned
 
 
 @BOTH

@@ -16,7 +16,7 @@ from mslt.prefix import Prefix, pick_kind
 from mslt.trainer import Settings, Trainer
 
 SETTINGS = Settings(OptimizerConfig(name="adamw"), "fp32", micro_batch=4, pair=True, seed=3)
-KINDS = ("exact", "fp32", "bf16", "int8")
+KINDS = ("exact", "fp32", "bf16", "int8", "fp8")
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def without_dropout(config: ModelConfig) -> ModelConfig:
 
 
 @pytest.mark.parametrize(
-    ("kind", "most"), [("exact", 0), ("fp32", 0), ("bf16", 2e-2), ("int8", 3e-2)]
+    ("kind", "most"), [("exact", 0), ("fp32", 0), ("bf16", 2e-2), ("int8", 3e-2), ("fp8", 6e-2)]
 )
 def test_the_output_is_that_of_the_models_own_layers(model, random_batch, kind, most):
     inputs = Inputs.of(random_batch(), "cpu")
@@ -77,7 +77,7 @@ def test_sequences_pass_a_few_at_a_time_without_knowing_of_each_other(
         monkeypatch.setattr("mslt.prefix.CACHED_TOKENS", tokens)
         found.append(prefix(inputs, lambda place: None).float())
     usual = 1e-5 if precision == torch.float32 else 0.02
-    rounding = {"exact": usual, "fp32": 1e-5, "bf16": 0.02, "int8": 0.04}[kind]
+    rounding = {"exact": usual, "fp32": 1e-5, "bf16": 0.02, "int8": 0.04, "fp8": 0.04}[kind]
     for other in found[1:]:
         assert float((other - found[0]).norm() / found[0].norm()) <= rounding
 

@@ -5,6 +5,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from mslt.config import ModelConfig, OptimizerConfig
 from mslt.data.instances import Batch
 from mslt.growth import freeze, grow, learning
 from mslt.model import Encoder
-from mslt.optim import Optimizer
+from mslt.optim import ALIGNED, Optimizer
 from mslt.plan import METHODS, build_plan
 from mslt.recipes import RECIPES
 from mslt.reducer import Reducer, buckets
@@ -56,14 +57,15 @@ def stages(method: str, config: ModelConfig) -> Iterator[Encoder]:
 def test_what_travels_is_the_gradients_of_what_learns(
     tiny, random_batch, monkeypatch, method, wire, precision, size
 ):
-    """Four bytes for each learning parameter, or two; in every stage of every plan."""
+    """Four bytes for each learning parameter, or two, but for gaps of a few elements that align."""
     monkeypatch.setattr(reducers, "BUCKET", 1000)
     settings = replace(PLAIN, reduce=wire, precision=precision, micro_batch=4)
     for model in stages(method, replace(tiny, num_hidden_layers=4)):
         trainer = Trainer(model, settings, {}, Alone(0, 2))
         for step in range(2):
             trainer.step(step, random_batch(step), 1e-3)
-            assert trainer.reducer.bytes == size * sum(p.numel() for _, p in learning(model))
+            gaps = trainer.reducer.bytes / size - sum(p.numel() for _, p in learning(model))
+            assert 0 <= gaps < 4 * ALIGNED
 
 
 def test_stages_2_to_k_of_bert_base_send_a_fifth_of_the_whole_models_bytes():
@@ -90,8 +92,9 @@ def test_buckets_cover_the_buffer_once_and_the_top_of_the_model_goes_first(tiny,
     spans = Optimizer(parameters, OptimizerConfig()).spans()
     cut = buckets(spans, list(parameters))
     covered = sorted((span.start, span.stop) for span, _ in cut)
-    assert [start for start, _ in covered] == [0, *(stop for _, stop in covered[:-1])]
-    assert covered[-1][1] == sum(p.numel() for p in parameters.values())
+    gaps = [start - stop for (_, stop), (start, _) in pairwise(covered)]
+    assert all(0 <= gap < ALIGNED for gap in gaps)
+    assert 0 <= covered[-1][1] - sum(p.numel() for p in parameters.values()) < 4 * ALIGNED
     assert sorted(name for _, names in cut for name in names) == sorted(parameters)
     assert any(name.startswith("head") for name in cut[0][1])
     assert any(name.startswith("embeddings") for name in cut[-1][1])
@@ -167,10 +170,11 @@ def train(
     mine = dict(enumerate(batch[rows] for batch in batches))
     for below in (0, 2):
         freeze(model, below)
-        trainer = Trainer(model, replace(settings, first=rows.start), {}, world)
+        how = replace(settings, first=rows.start, look_ahead=look_ahead)
+        trainer = Trainer(model, how, {}, world)
         for step, batch in mine.items():
             later: Callable[[], Batch] | None = partial(mine.__getitem__, step + 1)
-            if not look_ahead or step + 1 not in mine:
+            if step + 1 not in mine:
                 later = None
             values = trainer.step(step, batch, 1e-2, upcoming=later)
             found.append(([float(value) for value in values.values()], batch.ids.tolist()))

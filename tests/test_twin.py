@@ -76,3 +76,19 @@ def test_the_tied_matrix_is_complete_when_both_its_gradients_are_there(tiny, ran
     places = [told.index(x) for x in ("gathered output", f"gathered {token}", f"complete {token}")]
     assert places == sorted(places)
     assert told.count(f"complete {token}") == 1
+
+
+@pytest.mark.parametrize("micro_batch", [8, 3])
+def test_where_nothing_travels_all_gradients_are_added_at_once(tiny, random_batch, micro_batch):
+    """As on a GPU; the tied matrix gets both of its own."""
+    seen = []
+    for at_once in (False, True):
+        trainer = Trainer(Encoder(tiny, 2), replace(PLAIN, micro_batch=micro_batch), {})
+        if at_once:
+            trainer.twin = Twin(trainer.model, bf16=False, complete=None)
+            trainer.computing = trainer.twin.model
+        for step in range(2):
+            trainer.step(step, random_batch(step), 1e-2)
+        seen.append(trainer.optimizer.grads.clone())
+    torch.testing.assert_close(*seen)
+    assert seen[0].any()

@@ -137,7 +137,7 @@ class Config:
         precision: auto takes bf16 where the device is fast at it, fp32 elsewhere.
         prefix: how the forward-only layers of a stage compute. exact is the arithmetic of the
             learning layers, dropout included. fast leaves dropout out and takes the fastest of
-            fp32, bf16 and int8 on the device; each may be asked for by name.
+            fp32, bf16, int8 and fp8 on the device; each may be asked for by name.
         prefix_cache: a folder that keeps what the forward-only layers put out, where instances come
             again (instances.dupe_factor), so that it is computed once and then read. Dropout is
             left out of these layers and their output rounded to bf16. The folder may be lost,
@@ -178,7 +178,7 @@ class Config:
     seed: int = 0
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    prefix: Literal["exact", "fast", "fp32", "bf16", "int8"] = "exact"
+    prefix: Literal["exact", "fast", "fp32", "bf16", "int8", "fp8"] = "exact"
     prefix_cache: str | None = None
     prefix_cache_gb: float | None = None
     recompute: bool = False
@@ -203,7 +203,7 @@ class Config:
         one_of("precision", self.precision, "auto", "fp32", "bf16")
         one_of("compile", self.compile, "auto", "on", "off")
         one_of("reduce", self.reduce, "fp32", "bf16")
-        one_of("prefix", self.prefix, "exact", "fast", "fp32", "bf16", "int8")
+        one_of("prefix", self.prefix, "exact", "fast", "fp32", "bf16", "int8", "fp8")
         names = ("steps", "batch_size", "eval_batches", "save_every", "keep", "log_every")
         at_least(1, "", self, *names)
         at_least(0, "", self, "micro_batch", "eval_every", "seed")

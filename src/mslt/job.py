@@ -142,6 +142,7 @@ class Job:
             seed=self.config.seed,
             first=self.rows(index).start,
             reduce=self.config.reduce,
+            look_ahead=self.config.look_ahead and self.world.size > 1,
         )
 
     @contextmanager
@@ -183,11 +184,6 @@ class Job:
         """This process' part of the batch, by step, in stage `index`. The last two are kept."""
         seq_len, rows = self.plan.stages[index].seq_len, self.rows(index)
         return lru_cache(maxsize=2)(lambda step: self.instances.batch(step, seq_len, rows))
-
-    @property
-    def looks_ahead(self) -> bool:
-        """Whether forward-only layers are passed early, while gradients travel."""
-        return self.config.look_ahead and self.world.size > 1
 
     def agreement(self) -> list[tuple[str, str]]:
         """Name and value of what must be the same in every process."""

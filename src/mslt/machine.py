@@ -16,7 +16,9 @@ from pathlib import Path
 from threading import Barrier
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
+from torch import Tensor
 
 import mslt
 
@@ -45,6 +47,11 @@ def multiplies_bf16_fast() -> bool:
 def multiplies_int8() -> bool:
     """Whether torch multiplies matrices of 8-bit integers on this CPU."""
     return "onednn" in torch.backends.quantized.supported_engines
+
+
+def multiplies_fp8(device: str) -> bool:
+    """Whether this GPU multiplies matrices of 8-bit floats."""
+    return torch.cuda.is_available() and torch.cuda.get_device_capability(device) >= (8, 9)
 
 
 @cache
@@ -108,6 +115,28 @@ def generator() -> torch.Generator:
     may seed it and draw from it.
     """
     return _own.generator
+
+
+def seed(device: str, number: int) -> None:
+    """Let random numbers that are drawn there from now on be a function of this one.
+
+    `torch.manual_seed` seeds every device, and formats a stack trace for each that is not in use.
+    """
+    if device.startswith("cuda"):
+        index = torch.device(device).index
+        at = torch.cuda.current_device() if index is None else index
+        torch.cuda.default_generators[at].manual_seed(number)
+    else:
+        generator().manual_seed(number)
+
+
+def to_device(array: np.ndarray, device: str) -> Tensor:
+    """An array's copy on a GPU, for which nothing waits; on a CPU it shares the memory."""
+    tensor = torch.from_numpy(array)
+    if device == "cpu":
+        return tensor
+    # From memory that may move, the copy would begin when all work before it is done.
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def side_by_side(work: Callable[[Part], Made], parts: Sequence[Part]) -> list[Made]:

@@ -20,6 +20,7 @@ from mslt import initial
 from mslt.attention import attend
 from mslt.dropout import Dropout
 from mslt.linear import Linear, linear
+from mslt.masked_loss import Slopes
 from mslt.norm import LayerNorm
 from mslt.shape import ModelConfig
 
@@ -43,9 +44,23 @@ class Embeddings(nn.Module):
     def forward(self, input_ids_BL: Tensor, segment_ids_BL: Tensor) -> Tensor:
         """[B, L, D] of the tokens and the segment (0 or 1) that each belongs to."""
         position_LE = self.position.weight[: input_ids_BL.shape[1]]
-        x_BLE = self.token(input_ids_BL) + self.segment(segment_ids_BL) + position_LE
+        x_BLE = rows_of(self.token, input_ids_BL) + self._segments(segment_ids_BL) + position_LE
         x_BLE = self.dropout(self.norm(x_BLE))
         return x_BLE if self.project is None else self.project(x_BLE)
+
+    def _segments(self, segment_ids_BL: Tensor) -> Tensor:
+        """[B, L, E]. A GPU would add up an embedding's gradient row by row, for each of the two."""
+        if segment_ids_BL.device.type == "cpu":
+            return rows_of(self.segment, segment_ids_BL)
+        first, second = self.segment.weight
+        return torch.where(segment_ids_BL[..., None] == 0, first, second)
+
+
+@torch.compiler.disable  # which would add up a gradient in another order at each run
+def rows_of(embedding: nn.Embedding, ids_BL: Tensor) -> Tensor:
+    """[B, L, E]: the rows that are looked up."""
+    x_BLE: Tensor = embedding(ids_BL)
+    return x_BLE
 
 
 class Attention(nn.Module):
@@ -120,6 +135,7 @@ class Head(nn.Module):
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
         self.pooler = Linear(config.hidden_size, config.hidden_size)
         self.pair = Linear(config.hidden_size, 2)
+        self.slopes = Slopes()
 
     def transformed(self, x_BRD: Tensor) -> Tensor:
         """What the output matrix is multiplied with [B, R, E]."""
@@ -128,7 +144,7 @@ class Head(nn.Module):
     def mlm(self, x_BRD: Tensor, token_VE: Tensor) -> Tensor:
         """Logits over the vocabulary [B, R, V]."""
         hidden_BRE = self.transformed(x_BRD)
-        return F.linear(hidden_BRE, token_VE.to(hidden_BRE.dtype), self.bias)
+        return F.linear(hidden_BRE, token_VE[: len(self.bias)].to(hidden_BRE.dtype), self.bias)
 
     def next_sentence(self, cls_BD: Tensor) -> Tensor:
         """Logits [B, 2] of "B follows A" and "B does not"."""
@@ -169,7 +185,10 @@ class Encoder(nn.Module):
 
     @property
     def output_matrix(self) -> Tensor:
-        """[V, E]: the token embedding, or the copy of it that stands for it in the output layer."""
+        """[V, E]: the token embedding, or the copy of it that stands for it in the output layer.
+
+        On a GPU the copy has a few rows more, all zero, so that its products are of even sizes.
+        """
         return self.embeddings.token.weight if self.output is None else self.output
 
     @property

@@ -5,19 +5,13 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mslt.data.instances import Batch
-from mslt.linear import linear
+from mslt.machine import to_device
+from mslt.masked_loss import masked_token_loss
 from mslt.model import Encoder, with_cls
-
-# Logits that stand in memory at once: 32 MB of them in bf16.
-CHUNK_LOGITS = 1 << 24
-
-# Those of which a CPU makes losses and slopes at once, in fp32: best of 0.5 to 4 MB.
-CACHED_LOGITS = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -49,22 +43,15 @@ class Inputs:
     def of(cls, batch: Batch, device: str) -> "Inputs":
         """Move a batch to the device."""
         length = batch.input_ids.shape[1]
-        seen = None
-        if (batch.lengths < length).any():
-            seen = torch.arange(length) < torch.from_numpy(batch.lengths)[:, None]
-            seen = seen.to(device, non_blocking=True)
-
-        def tensor(array: object) -> Tensor:
-            return torch.as_tensor(array).to(device, non_blocking=True)
-
+        seen = np.arange(length) < batch.lengths[:, None]
         return cls(
-            tensor(batch.input_ids),
-            tensor(batch.token_type_ids),
-            seen,
-            tensor(batch.masked_positions),
-            tensor(batch.masked_ids),
-            tensor(batch.masked_weights),
-            tensor(batch.pair_labels),
+            to_device(batch.input_ids, device),
+            to_device(batch.token_type_ids, device),
+            None if seen.all() else to_device(seen, device),
+            to_device(batch.masked_positions, device),
+            to_device(batch.masked_ids, device),
+            to_device(batch.masked_weights, device),
+            to_device(batch.pair_labels, device),
             batch.ids,
         )
 
@@ -99,6 +86,7 @@ def losses(
         model.head.bias,
         inputs.masked_ids.flatten(),
         inputs.masked_weights.flatten(),
+        model.head.slopes,
     )
     return mlm, _pair_loss(model.head.next_sentence(x_BRD[:, 0]), inputs)
 
@@ -147,96 +135,6 @@ def scores(model: Encoder, inputs: Inputs) -> dict[str, Tensor]:
         "pair_loss": _pair_loss(pair_B2, inputs),
         "pair_right": (pair_B2.argmax(-1) == inputs.pair_labels).sum(),
     }
-
-
-def masked_token_loss(
-    hidden_ND: Tensor, token_VD: Tensor, bias_V: Tensor, ids_N: Tensor, weights_N: Tensor
-) -> Tensor:
-    """Weighted sum of the cross-entropies of hidden token' + bias, in nats.
-
-    Where gradients are wanted they are computed on the way, chunk by chunk, so that no more than
-    CHUNK_LOGITS logits ever stand in memory, each is read but a few times, and a fixed output
-    matrix costs no product for its gradient.
-    """
-    loss: Tensor = _MaskedTokenLoss.apply(hidden_ND, token_VD, bias_V, ids_N, weights_N)
-    return loss
-
-
-class _MaskedTokenLoss(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, hidden_ND, token_VD, bias_V, ids_N, weights_N):  # type: ignore[no-untyped-def]
-        token = token_VD.to(hidden_ND.dtype)
-        bias = bias_V.to(hidden_ND.dtype)
-        wanted = ctx.needs_input_grad
-        slopes = _Slopes(hidden_ND, token, bias_V, wanted)
-        loss = hidden_ND.new_zeros((), dtype=torch.float32)
-        size = max(1, CHUNK_LOGITS // len(token_VD))
-        for start in range(0, len(ids_N), size):
-            part = slice(start, start + size)
-            logits = linear(hidden_ND[part], token, bias)
-            loss += slopes.along(logits, ids_N[part, None], weights_N[part, None])
-            slopes.add(part, logits)
-        # Not saved for autograd, which would keep them: what is given up need not be copied.
-        ctx.slopes = [slopes.hidden, slopes.token, slopes.bias]
-        ctx.dtypes = hidden_ND.dtype, token_VD.dtype, bias_V.dtype
-        return loss
-
-    @staticmethod
-    def backward(ctx, grad):  # type: ignore[no-untyped-def]
-        slopes, ctx.slopes = ctx.slopes, None
-        return (
-            *(
-                None if slope is None else slope.mul_(grad).to(dtype)
-                for slope, dtype in zip(slopes, ctx.dtypes)
-            ),
-            None,
-            None,
-        )
-
-
-class _Slopes:
-    """Gradients of what makes the logits, of those that are wanted, chunk by chunk."""
-
-    def __init__(
-        self, hidden_ND: Tensor, token_VD: Tensor, bias_V: Tensor, wanted: Sequence[bool]
-    ) -> None:
-        self._from = hidden_ND, token_VD
-        self.hidden = torch.empty_like(hidden_ND) if wanted[0] else None
-        self.bias = torch.zeros_like(bias_V, dtype=torch.float32) if wanted[2] else None
-        self.token: Tensor | None = None
-        self._wants_token = wanted[1]
-
-    def along(self, logits_NV: Tensor, ids_N1: Tensor, weights_N1: Tensor) -> Tensor:
-        """Loss of logits, in nats; its slopes along them, weight (softmax - one-hot), replace them.
-
-        In fp32, a few rows at a time on a CPU: they stay in its cache from the first pass to the
-        last.
-        """
-        N, V = logits_NV.shape
-        size = max(1, CACHED_LOGITS // V) if logits_NV.device.type == "cpu" else N
-        room = logits_NV.new_empty(min(size, N), V, dtype=torch.float32)
-        loss = room.new_zeros(())
-        for start in range(0, N, size):
-            part = slice(start, start + size)
-            ids, weights = ids_N1[part], weights_N1[part]
-            slope = room[: len(ids)].copy_(logits_NV[part])
-            torch._log_softmax(slope, -1, half_to_float=False, out=slope)
-            loss -= (slope.gather(1, ids) * weights).sum()
-            slope.exp_().mul_(weights).scatter_add_(1, ids, -weights)
-            if self.bias is not None:
-                self.bias += slope.sum(0)
-            logits_NV[part] = slope
-        return loss
-
-    def add(self, part: slice, slope_NV: Tensor) -> None:
-        """Add what a chunk of rows gives, by the slope of the loss along its logits."""
-        hidden, token = self._from
-        if self.hidden is not None:
-            torch.mm(slope_NV, token, out=self.hidden[part])
-        if self._wants_token:
-            # Clearing a matrix of the vocabulary's size costs as much as a third of this product.
-            product = torch.mm(slope_NV.T, hidden[part])
-            self.token = product if self.token is None else self.token.add_(product)
 
 
 def _pair_loss(pair_B2: Tensor, inputs: Inputs) -> Tensor:

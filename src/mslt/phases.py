@@ -23,6 +23,11 @@ class Phases:
         self.seconds: dict[str, float] = {}
         self._now = now
 
+    @property
+    def timed(self) -> bool:
+        """Whether seconds are added up."""
+        return self._now is not None
+
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
         """`with phases("forward"):` names, and times, what runs inside."""

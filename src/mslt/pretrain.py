@@ -93,8 +93,7 @@ def _stages(
             job.world.phases.step = step + 1
             with clock.running():
                 place = step + guard.watch.passed_over
-                ahead = job.looks_ahead and step + 1 < steps.stop
-                upcoming = partial(batches, place + 1) if ahead else None
+                upcoming = partial(batches, place + 1) if step + 1 < steps.stop else None
                 metrics = trainer.step(
                     step, batches(place), job.plan.lr(step), guard.accept, upcoming
                 )

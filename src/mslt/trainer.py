@@ -1,17 +1,19 @@
 """One optimisation step: accumulate, clip, update. Built anew for each stage, never mutated."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mslt.config import OptimizerConfig
 from mslt.data.instances import Batch
+from mslt.graphs import Graphs
 from mslt.growth import forward_only, learning
-from mslt.machine import generator, keep_freed_memory, multiplies_bf16_fast
+from mslt.machine import keep_freed_memory, multiplies_bf16_fast, seed, to_device
 from mslt.model import Encoder
 from mslt.objective import Inputs, Objective, pretraining, scores
 from mslt.optim import Moments, Optimizer
@@ -20,6 +22,7 @@ from mslt.reducer import Reducer, Wire
 from mslt.twin import Twin
 from mslt.world import World
 
+Made = TypeVar("Made")
 Precision = Literal["fp32", "bf16"]
 
 SCORES = ("mlm_loss", "mlm_right", "pair_loss", "pair_right")
@@ -45,6 +48,7 @@ class Settings:
         seed: of the dropout.
         first: place of this process' first sequence in the batch of a step.
         reduce: how gradients travel between processes.
+        look_ahead: pass the next step's forward-only layers while they do.
     """
 
     optimizer: OptimizerConfig
@@ -58,6 +62,7 @@ class Settings:
     compile: bool = False
     first: int = 0
     reduce: Wire = "fp32"
+    look_ahead: bool = False
 
     @property
     def group(self) -> int:
@@ -105,7 +110,9 @@ class Trainer:
         self.objective = objective or pretraining(settings.pair)
         self._moments = moments
         parameters = dict(learning(model))
-        self.optimizer = Optimizer(parameters, settings.optimizer, moments)
+        self.optimizer = Optimizer(
+            parameters, settings.optimizer, moments, compile=settings.compile
+        )
         self.reducer = Reducer(
             self.optimizer.grads,
             self.optimizer.spans(),
@@ -114,13 +121,18 @@ class Trainer:
             settings.reduce,
         )
         half = settings.precision == "bf16"
-        self.twin = Twin(model, bf16=half, complete=self.reducer.complete)
+        alone = self.world.size == 1 and model.device.type == "cuda"
+        complete = None if alone else self.reducer.complete
+        self.twin = Twin(model, bf16=half, complete=complete)
         self.computing = self.twin.model
         self.prefix = Prefix(self.computing, forward_only(model), settings.prefix)
         self._fast_prefix = keep(self.prefix) if keep else self.prefix
         self.phases = self.world.phases
+        self._graphs: Graphs | None = None
         if settings.compile:
             _compile(self.computing, self.prefix)
+            if alone and not settings.recompute:
+                self._graphs = Graphs()
         self._ahead: tuple[int, Batch, list[Group]] | None = None
 
     def step(
@@ -140,31 +152,26 @@ class Trainer:
             accept: asked with what is returned before anything moves. Where it says no, weights,
                 moments and their counts stay bit for bit as they were. It is asked the same in
                 every process.
-            upcoming: makes the batch of the next step, whose forward-only layers are then passed
-                while the gradients travel. They depend on nothing that this step changes.
+            upcoming: makes the batch of the next step, and keeps it for then. It is called while
+                the device computes, or while gradients travel. So may be the forward-only layers
+                of that step, which depend on nothing that this one changes.
 
         Returns:
             Scalars on the device: the objective's parts, means over the batch, and `grad_norm`,
             before clipping.
         """
         self.computing.train()
-        counts = torch.tensor(self.objective.counts(batch), dtype=torch.float32, device="cpu")
-        counts = counts.to(self.world.device)
+        numbers = np.array(self.objective.counts(batch), np.float32)
+        counts = to_device(numbers, self.world.device)
         counted = self.world.sum(counts)
         sums = torch.zeros(len(counts), device=self.world.device)
         end = self.settings.first + len(batch.lengths)
         self.twin.begin()
         for start, inputs, x_BLD in self._micro_batches(step, batch):
             self._seed(step, "learning", start)
-            with self.phases("forward"):
-                parts = self._losses(inputs, x_BLD)
-                counted.wait()
-                loss = (parts / counts).sum()
-            with self.phases("backward"):
-                if start + len(inputs.input_ids) == end:
-                    self.reducer.begin()
-                loss.backward()
-            sums += parts.detach()
+            counted.wait()
+            last = start + len(inputs.input_ids) == end
+            sums += self._learn(inputs, x_BLD, counts, last=last)
         self.optimizer.drop(self.twin.left)
         self._reduce(sums, step + 1, upcoming)
         with self.phases("optimizer"):
@@ -176,6 +183,41 @@ class Trainer:
                 self.optimizer.update(lr, norm)
                 self.twin.spread()
         return metrics
+
+    def _learn(self, inputs: Inputs, x_BLD: Tensor | None, counts: Tensor, *, last: bool) -> Tensor:
+        """Add a micro-batch's gradients; the objective's parts of it, sums [parts]."""
+
+        def work(
+            inputs: Inputs, x_BLD: Tensor | None, counts: Tensor
+        ) -> tuple[Tensor, frozenset[str]]:
+            with self.phases("forward"):
+                parts = self._losses(inputs, x_BLD)
+                loss = (parts / counts).sum()
+            with self.phases("backward"):
+                if last:
+                    self.reducer.begin()
+                self.twin.backward(loss)
+            return parts.detach(), self.twin.left
+
+        # The first gradients of a step are written, those of later micro-batches added.
+        parts, self.twin.left = self._replayed(
+            ("learn", self.twin.left), work, inputs, x_BLD, counts
+        )
+        return parts
+
+    def _replayed(
+        self, name: Hashable, work: Callable[..., Made], inputs: Inputs, *more: Tensor | None
+    ) -> Made:
+        """work(inputs, *more), on a GPU as a record of it, if there may be one."""
+        if self._graphs is None or self.phases.timed:
+            return work(inputs, *more)
+        names = [field.name for field in fields(inputs) if field.name != "ids"]
+
+        def of_tensors(*tensors: Any) -> Made:
+            given = replace(inputs, **dict(zip(names, tensors)))
+            return work(given, *tensors[len(names) :])
+
+        return self._graphs(name, of_tensors, [*(getattr(inputs, n) for n in names), *more])
 
     def _losses(self, inputs: Inputs, x_BLD: Tensor | None) -> Tensor:
         """The objective's parts of a micro-batch, sums [parts]."""
@@ -189,8 +231,11 @@ class Trainer:
         with self.phases("reduce"):
             self.reducer.finish()
             summed = self.world.sum(sums)
-        if upcoming is not None and self.prefix.layers:
-            self._look_ahead(step, upcoming())
+        if upcoming is not None:
+            with self.phases("data"):
+                batch = upcoming()
+            if self.settings.look_ahead and self.prefix.layers:
+                self._look_ahead(step, batch)
         with self.phases("reduce"):
             self.reducer.wait()
             summed.wait()
@@ -238,10 +283,13 @@ class Trainer:
         if not self.prefix.layers:
             return first, inputs, None
         with self.phases("prefix"):
-            if self.prefix.kind == "exact":
-                seed = partial(self._seed, step, "prefix", first)
-                return first, inputs, self.prefix(inputs, seed)
-            return first, inputs, self._fast_prefix(inputs)
+            if self.prefix.kind == "exact" and self.world.device == "cpu":
+                place = partial(self._seed, step, "prefix", first)
+                return first, inputs, self.prefix(inputs, place)
+            self._seed(step, "prefix", first)
+            if self._fast_prefix is not self.prefix:  # it reads files
+                return first, inputs, self._fast_prefix(inputs)
+            return first, inputs, self._replayed("prefix", self.prefix, inputs)
 
     def _seed(self, step: int, part: str, start: int, more: int = 0) -> None:
         """Make dropout a function of the step and the place in its batch.
@@ -249,12 +297,7 @@ class Trainer:
         So nothing but the step has to be remembered to resume.
         """
         place = (self.settings.seed, step, start + more, ("prefix", "learning").index(part))
-        seed = hash(place) & (2**63 - 1)
-        if self.world.device == "cpu":
-            # torch.manual_seed formats a stack trace for the GPUs that are not in use: 0.25 ms.
-            generator().manual_seed(seed)
-        else:
-            torch.manual_seed(seed)
+        seed(self.world.device, hash(place) & (2**63 - 1))
 
     @torch.no_grad()
     def evaluate(self, batches: list[Batch]) -> dict[str, float]:
@@ -294,6 +337,10 @@ def _compile(model: Encoder, prefix: Prefix) -> None:
     layer that it cannot compile runs as it is.
     """
     torch._dynamo.config.suppress_errors = True
+    # As many as there are kinds of batch and layer: beyond them all would run as it is, unsaid.
+    torch._dynamo.config.recompile_limit = 64
+    model.embeddings.compile(dynamic=False)
+    model.head.slopes.compile(dynamic=False)
     for block in model.blocks[model.config.blocks(prefix.layers) :]:
         block.compile(dynamic=False)
     prefix.compile()

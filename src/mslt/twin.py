@@ -12,10 +12,14 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mslt.growth import learning
 from mslt.model import Encoder, Head
+
+# A GPU's products are several times slower where a size is no multiple of 8 or more.
+EVEN = 64
 
 TOKEN, OUTPUT = "embeddings.token.weight", "output"  # one matrix, which in bf16 has a copy
 
@@ -28,10 +32,13 @@ class Twin:
     Args:
         model: fp32; the `grad` of each parameter that learns is where its gradients are added up.
         bf16: whether layers and heads compute in bf16.
-        complete: told the name of a parameter whose gradient has just been added.
+        complete: told the name of a parameter whose gradient has just been added. None where
+            nothing waits for single ones: `backward` then adds all of a micro-batch at once.
     """
 
-    def __init__(self, model: Encoder, *, bf16: bool, complete: Callable[[str], None]) -> None:
+    def __init__(
+        self, model: Encoder, *, bf16: bool, complete: Callable[[str], None] | None
+    ) -> None:
         self.model = _twin(model)
         if bf16:
             _halve(self.model)
@@ -39,8 +46,11 @@ class Twin:
         self._leaves = dict(learning(self.model))
         self._complete = complete
         self._left = set(self._full)
+        copies = {n: leaf for n, leaf in self._leaves.items() if leaf.dtype != torch.float32}
+        self._copies = [leaf.detach()[: len(self._whole(n))] for n, leaf in copies.items()]
+        self._sources = [self._whole(n).detach() for n in copies]
         me = weakref.ref(self)
-        for name, leaf in self._leaves.items():
+        for name, leaf in self._leaves.items() if complete else ():
             leaf.register_post_accumulate_grad_hook(partial(_gathered, me, name))
 
     @property
@@ -48,18 +58,28 @@ class Twin:
         """Parameters without a gradient in this step: what is there is an earlier step's."""
         return frozenset(self._left)
 
+    @left.setter
+    def left(self, names: frozenset[str]) -> None:
+        """As they were once before."""
+        self._left = set(names)
+
     def begin(self) -> None:
         """A step begins."""
         self._left = set(self._full)
 
+    def _whole(self, name: str) -> Tensor:
+        """The fp32 tensor of which a leaf is a copy."""
+        return self._full[TOKEN if name == OUTPUT else name]
+
     @torch.no_grad()
     def gathered(self, name: str) -> None:
         """A leaf has its gradient of one micro-batch: put it to the fp32 one."""
-        leaf, whole = self._leaves[name], TOKEN if name == OUTPUT else name
+        leaf = self._leaves[name]
         gradient, leaf.grad = leaf.grad, None
-        total = self._full[whole].grad
         assert gradient is not None
-        assert total is not None
+        whole, total = self._total(name)
+        if name == OUTPUT:
+            gradient = gradient[: len(total)]  # without rows that are no pieces
         if whole not in self._left:
             total += gradient
         elif gradient.is_sparse:
@@ -67,15 +87,50 @@ class Twin:
         else:
             total.copy_(gradient)
         self._left.discard(whole)
-        if name != OUTPUT:  # after which comes the embedding's own
+        if name != OUTPUT and self._complete:  # after it comes the embedding's own
             self._complete(name)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of a micro-batch's loss."""
+        if self._complete:
+            loss.backward()
+            return
+        leaves = list(self._leaves.values())
+        found = torch.autograd.grad(loss, leaves, allow_unused=True)
+        written: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
+        for name, gradient in zip(self._leaves, found):
+            if gradient is not None:
+                whole, total = self._total(name)
+                gradient = gradient[: len(total)]  # without rows that are no pieces
+                if whole in self._left:
+                    totals, gradients = written.setdefault(gradient.dtype, ([], []))
+                    totals.append(total)
+                    gradients.append(gradient)
+                    self._left.discard(whole)
+                else:
+                    self._flush(written)
+                    total += gradient
+        self._flush(written)
+
+    @staticmethod
+    def _flush(written: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]]) -> None:
+        """Write what is to be written, of each type at once."""
+        for totals, gradients in written.values():
+            torch._foreach_copy_(totals, gradients)
+        written.clear()
+
+    def _total(self, name: str) -> tuple[str, Tensor]:
+        """The parameter that a leaf's gradient is added to, and where."""
+        whole = TOKEN if name == OUTPUT else name
+        total = self._full[whole].grad
+        assert total is not None
+        return whole, total
 
     @torch.no_grad()
     def spread(self) -> None:
         """Cast the updated weights for the next step."""
-        for name, leaf in self._leaves.items():
-            if leaf.dtype != torch.float32:
-                leaf.copy_(self._full[TOKEN if name == OUTPUT else name])
+        if self._copies:
+            torch._foreach_copy_(self._copies, self._sources)
 
 
 def _gathered(twin: weakref.ref[Twin], name: str, _: Tensor) -> None:
@@ -102,7 +157,9 @@ def _halve(twin: Encoder) -> None:
                 tensor.data = tensor.data.bfloat16()
     token = twin.embeddings.token
     if isinstance(twin.head, Head):
-        matrix, learns = token.weight.detach(), token.weight.requires_grad
-        twin.output = nn.Parameter(matrix.bfloat16(), requires_grad=learns)
+        matrix, learns = token.weight.detach().bfloat16(), token.weight.requires_grad
+        if not on_cpu:
+            matrix = F.pad(matrix, (0, 0, 0, -len(matrix) % EVEN))
+        twin.output = nn.Parameter(matrix, requires_grad=learns)
     # A gradient of the rows that were looked up, not of a vocabulary of zeros around them.
     token.sparse = on_cpu

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mslt import objective
-from mslt.objective import masked_token_loss
+from mslt import masked_loss
+from mslt.masked_loss import at_once, in_the_cache, masked_token_loss
 
 N, V, D = 21, 50, 8
 
@@ -30,8 +30,8 @@ def test_however_it_is_cut_the_loss_and_its_gradients_are_cross_entropys(
     monkeypatch, logits, cached
 ):
     """fp32 sums in another order: 1e-5."""
-    monkeypatch.setattr(objective, "CHUNK_LOGITS", logits)
-    monkeypatch.setattr(objective, "CACHED_LOGITS", cached)
+    monkeypatch.setattr(masked_loss, "CHUNK_LOGITS", logits)
+    monkeypatch.setattr(masked_loss, "CACHED_LOGITS", cached)
     given, ids, weights = made_up(torch.float32)
     ours, theirs = masked_token_loss(*given, ids, weights), plainly(given, ids, weights)
     torch.testing.assert_close(ours, theirs)
@@ -60,3 +60,25 @@ def test_a_fixed_matrix_gets_no_gradient_and_changes_no_other():
     assert given[1].grad is None
     assert torch.equal(given[0].grad, both[0])
     assert torch.equal(given[2].grad, both[2])
+
+
+def test_the_output_matrix_may_have_rows_that_are_no_pieces():
+    """As it has on a GPU; here a CPU's products are asked for the same."""
+    given, ids, weights = made_up(torch.float32)
+    more = torch.cat([given[1].detach(), torch.zeros(6, D)]).requires_grad_()
+    logits = given[0] @ more.T + F.pad(given[2], (0, 6))
+    ours, theirs = logits.detach().clone(), (logits[:, :V]).detach().clone()
+    total, expected = torch.zeros(V), torch.zeros(V)
+    columns = ids[:, None], weights[:, None]
+    loss = at_once(ours[:, :V], torch.zeros(V), *columns, total)
+    torch.testing.assert_close(loss, in_the_cache(theirs, *columns, expected))
+    torch.testing.assert_close(total, expected)
+    torch.testing.assert_close(ours[:, :V], theirs, rtol=1e-5, atol=1e-6)
+    assert not ours[:, V:].any()
+
+
+def test_a_bias_that_no_product_has_added_counts():
+    given, ids, weights = made_up(torch.float32)
+    hidden, token, bias = (x.detach() for x in given)
+    found = at_once(hidden @ token.T, bias, ids[:, None], weights[:, None], None)
+    torch.testing.assert_close(found, plainly([hidden, token, bias], ids, weights))

@@ -1,0 +1,62 @@
+"""CUDA graphs: work of fixed shapes that a GPU does again without being told each kernel anew."""
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+Made = TypeVar("Made")
+Given = Sequence[Tensor | None]
+
+# More kinds of work than this are not recorded: each keeps its tensors.
+MOST = 16
+
+
+class Graphs:
+    """Records work that is done for the third time, and from then on repeats the record.
+
+    The work may draw random numbers from the device's own generator alone, which is seeded before
+    it and not in it: a record begins with the seed that stands when it is repeated. Of what it
+    makes, tensors are overwritten at the next call, and all else is as it was when recorded.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[Hashable, int] = {}
+        self._records: dict[Hashable, _Record] = {}
+        # All records share their memory, since one is over when the next begins.
+        self._pool: Any = torch.cuda.graph_pool_handle()
+
+    def __call__(self, name: Hashable, work: Callable[..., Made], given: Given) -> Made:
+        """What the work makes of tensors on the device.
+
+        Args:
+            name: what decides what the work does, but for its tensors' shapes.
+            work: takes the tensors.
+            given: the tensors.
+        """
+        key = name, *(None if t is None else (t.shape, t.dtype) for t in given)
+        if key not in self._records:
+            count = self._seen[key] = self._seen.get(key, 0) + 1
+            if count <= 2 or len(self._records) == MOST:  # it compiles and warms up first
+                return work(*given)
+            torch.cuda.empty_cache()  # what was used so far is free for the record
+            self._records[key] = _Record(work, given, self._pool)
+        made: Made = self._records[key](given)
+        return made
+
+
+class _Record:
+    def __init__(self, work: Callable[..., Any], given: Given, pool: Any) -> None:
+        self._given = [None if t is None else t.clone() for t in given]
+        self._graph = torch.cuda.CUDAGraph()
+        # Other threads, which save checkpoints, may go on meanwhile.
+        with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
+            self._made = work(*self._given)
+
+    def __call__(self, given: Given) -> Any:
+        for mine, theirs in zip(self._given, given):
+            if mine is not None and theirs is not None:
+                mine.copy_(theirs)
+        self._graph.replay()
+        return self._made

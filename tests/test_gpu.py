@@ -1,0 +1,182 @@
+"""What is true on a CPU is true on a GPU. Where there is none, all of this is skipped."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_run import TINY, losses, steps
+from torch import nn
+
+from mslt.config import Config, ModelConfig, OptimizerConfig
+from mslt.data.instances import Batch
+from mslt.growth import freeze
+from mslt.masked_loss import Slopes, masked_token_loss
+from mslt.model import Encoder
+from mslt.objective import Inputs
+from mslt.optim import Optimizer
+from mslt.prefix import Prefix, pick_kind
+from mslt.trainer import Settings, Trainer
+from mslt.world import World
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+
+GPU = "cuda:0"
+SETTINGS = Settings(OptimizerConfig("adamw"), "fp32", micro_batch=8, pair=True, seed=7)
+
+
+@pytest.fixture
+def wide(tiny: ModelConfig) -> ModelConfig:
+    """Of even sizes, but for the vocabulary, and without dropout, which no two devices share."""
+    return replace(
+        tiny,
+        vocab_size=90,
+        hidden_size=64,
+        num_attention_heads=2,
+        intermediate_size=128,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+
+
+def model_of(config: ModelConfig, below: int, device: str) -> Encoder:
+    model = Encoder(config, 3, seed=1)
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+    freeze(model, below)
+    return model.to(device)
+
+
+def trained(
+    config: ModelConfig, settings: Settings, below: int, device: str, batch: Callable[..., Batch]
+) -> tuple[list[float], torch.Tensor]:
+    """Losses and norms of six steps, each of which ends with a short micro-batch, and weights."""
+    trainer = Trainer(model_of(config, below, device), settings, {}, World(device=device))
+    found = []
+    for step in range(6):
+        values = trainer.step(step, batch(step, sequences=20), 1e-3, lambda _: True)
+        found += [float(value) for value in values.values()]
+    return found, torch.cat([p.detach().cpu().flatten() for p in trainer.model.parameters()])
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("below", [0, 2])
+@pytest.mark.parametrize("name", ["adamw", "lamb"])
+def test_training_is_that_of_a_cpu(wide, random_batch, compiled, below, name):
+    """In fp32, and with graphs from the third micro-batch of a kind on."""
+    torch._dynamo.reset()
+    how = replace(SETTINGS, optimizer=OptimizerConfig(name))
+    expected, weights = trained(wide, how, below, "cpu", random_batch)
+    found, others = trained(wide, replace(how, compile=compiled), below, GPU, random_batch)
+    assert found == pytest.approx(expected, rel=1e-4)
+    torch.testing.assert_close(others, weights, rtol=1e-3, atol=3e-4)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("kind", ["exact", "bf16", "fp8"])
+def test_training_in_bf16_is_near_that_in_fp32(wide, random_batch, compiled, kind):
+    torch._dynamo.reset()
+    expected, _ = trained(wide, SETTINGS, 2, "cpu", random_batch)
+    how = replace(SETTINGS, precision="bf16", compile=compiled, prefix=kind, prefix_batch=16)
+    found, _ = trained(wide, how, 2, GPU, random_batch)
+    assert found == pytest.approx(expected, rel=0.05)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_graphs_and_recomputing_draw_the_dropout_that_steps_without_them_draw(
+    wide, random_batch, recompute
+):
+    """By the step and the place in it, whatever was drawn before."""
+    config = replace(wide, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1)
+    how = replace(SETTINGS, compile=True, recompute=recompute)
+    torch._dynamo.reset()
+    whole = Trainer(model_of(config, 2, GPU), how, {}, World(device=GPU))
+    batches = [random_batch(step, sequences=16) for step in range(8)]
+    for step, batch in enumerate(batches):
+        whole.step(step, batch, 0.0)
+    later = [float(whole.step(9, batches[0], 0.0)["mlm_loss"]) for _ in range(2)]
+    fresh = Trainer(model_of(config, 2, GPU), how, {}, World(device=GPU))
+    first = float(fresh.step(9, batches[0], 0.0)["mlm_loss"])
+    assert later == pytest.approx([first, first], rel=1e-5)
+    other = float(fresh.step(10, batches[0], 0.0)["mlm_loss"])
+    assert other != pytest.approx(first, rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_the_loss_of_masked_tokens_and_its_gradients_are_those_of_a_cpu(
+    monkeypatch, dtype, compiled
+):
+    torch._dynamo.reset()
+    monkeypatch.setattr("mslt.masked_loss.GPU_CHUNK_LOGITS", 7 * 56)
+    N, V, D = 21, 50, 16
+    torch.manual_seed(0)
+    given = [torch.randn(shape) for shape in ((N, D), (V, D), (V,))]
+    ids, weights = torch.randint(0, V, (N,)), (torch.arange(N) % 4 > 0).float()
+    mine = [x.clone().requires_grad_() for x in given]
+    expected = masked_token_loss(*mine, ids, weights)
+    expected.backward()
+    more = nn.functional.pad(given[1], (0, 0, 0, 6))  # rows that are no pieces
+    theirs = [x.to(GPU, dtype).requires_grad_() for x in (given[0], more, given[2])]
+    slopes = Slopes()
+    if compiled:
+        slopes.compile(dynamic=False)
+    found = masked_token_loss(*theirs, ids.to(GPU), weights.to(GPU), slopes)
+    found.backward()
+    close = {"rtol": 1e-4, "atol": 1e-4} if dtype == torch.float32 else {"rtol": 0.05, "atol": 0.1}
+    torch.testing.assert_close(found.cpu(), expected, **close)
+    for ours, its in zip(theirs, mine):
+        assert ours.grad is not None
+        torch.testing.assert_close(ours.grad.float().cpu()[: len(its)], its.grad, **close)
+    assert not theirs[1].grad[V:].any()
+
+
+@pytest.mark.parametrize(("kind", "most"), [("exact", 1e-5), ("bf16", 0.02), ("fp8", 0.08)])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_forward_only_layers_give_what_those_of_a_cpu_give(
+    wide, random_batch, kind, most, compiled
+):
+    torch._dynamo.reset()
+    batch = random_batch()
+    expected = Prefix(model_of(wide, 2, "cpu"), 2, "exact")(Inputs.of(batch, "cpu"))
+    prefix = Prefix(model_of(wide, 2, GPU), 2, kind)
+    if compiled:
+        prefix.compile()
+    found = prefix(Inputs.of(batch, GPU)).float().cpu()
+    assert float((found - expected).norm() / expected.norm()) <= most
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 1e-3, 1e6])
+def test_adamw_is_torchs(clip_norm):
+    torch.manual_seed(0)
+    config = OptimizerConfig("adamw", clip_norm=clip_norm)
+    ours, theirs = (nn.Parameter(torch.ones(1000, 33, device=GPU)) for _ in range(2))
+    optimizer = Optimizer({"a.weight": ours}, config)
+    reference = torch.optim.AdamW(
+        [theirs], 1e-2, (config.beta1, config.beta2), config.eps, config.weight_decay
+    )
+    for _ in range(5):
+        theirs.grad = torch.randn_like(theirs)
+        ours.grad.copy_(theirs.grad)
+        nn.utils.clip_grad_norm_([theirs], clip_norm or float("inf"))
+        reference.step()
+        optimizer.update(1e-2)
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_fast_is_the_fewest_bits_that_the_gpu_has():
+    capability = torch.cuda.get_device_capability(GPU)
+    assert pick_kind("fast", GPU, 1024) == ("fp8" if capability >= (8, 9) else "bf16")
+    assert pick_kind("fast", GPU, 64) == "bf16"
+
+
+def test_a_run_goes_through_all_its_stages_as_on_a_cpu(store: Path, tmp_path: Path) -> None:
+    config: Config = replace(TINY, device=GPU, precision="auto", compile="off", micro_batch=0)
+    steps(config, store, tmp_path / "run", 10)
+    found = [loss for kind, _, loss, _ in losses(tmp_path / "run") if kind == "train"]
+    steps(TINY, store, tmp_path / "cpu", 10)
+    expected = [loss for kind, _, loss, _ in losses(tmp_path / "cpu") if kind == "train"]
+    assert found == pytest.approx(expected, rel=0.05)
