@@ -28,14 +28,14 @@ from mslt.config import PlanConfig
 
 # Of each kernel's name the first that is found in it; in the order in which they are tried.
 KINDS = {
-    "attention": "flash|fmha|attention|sdpa",
+    "attention": "flash|fmha|attention|sdpa|dot_do_o|convert_dq|cudnn",
     "products": "gemm|nvjet|cutlass|cublas|splitK",
     "optimizer": "adam|multi_tensor|foreach",
     "fused": "triton",
     "copies": "memcpy|memset|copy",
     "other": "",
 }
-LONGEST = 12  # kernels that are named
+LONGEST = 16  # kernels that are named
 
 
 def traced(steps: Steps, count: int) -> tuple[float, list[tuple[str, float, int]]]:
@@ -44,14 +44,14 @@ def traced(steps: Steps, count: int) -> tuple[float, list[tuple[str, float, int]
     The seconds of a step are measured without the tracer, which slows it.
     """
     device = steps.setting.device
-    for number in range(4):  # the first ones compile
+    for number in range(8):  # the first ones compile
         steps(number)
     start = now(device)
-    for number in range(4, 4 + count):
+    for number in range(8, 8 + count):
         steps(number)
     seconds = (now(device) - start) / count
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as tracer:
-        for number in range(4 + count, 4 + 2 * count):
+        for number in range(8 + count, 8 + 2 * count):
             steps(number)
         now(device)
     kernels = [

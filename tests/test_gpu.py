@@ -11,6 +11,7 @@ from torch import nn
 
 from mslt.config import Config, ModelConfig, OptimizerConfig
 from mslt.data.instances import Batch
+from mslt.dropout import hashed
 from mslt.growth import freeze
 from mslt.masked_loss import Slopes, masked_token_loss
 from mslt.model import Encoder
@@ -147,6 +148,31 @@ def test_forward_only_layers_give_what_those_of_a_cpu_give(
         prefix.compile()
     found = prefix(Inputs.of(batch, GPU)).float().cpu()
     assert float((found - expected).norm() / expected.norm()) <= most
+
+
+def test_compiled_dropout_drops_what_it_drops_on_a_cpu():
+    x, words = torch.randn(300, 77), torch.tensor([2**31 - 5, 77], dtype=torch.int32)
+    compiled = torch.compile(hashed, dynamic=False)
+    theirs = x.to(GPU).requires_grad_()
+    found = compiled(theirs, 0.1, words.to(GPU))
+    torch.testing.assert_close(found.cpu(), hashed(x, 0.1, words))
+    found.sum().backward()
+    torch.testing.assert_close((theirs.grad * theirs).detach(), found.detach())
+
+
+def test_a_batch_may_be_made_and_passed_before_the_step_is_accepted(wide, random_batch):
+    """Weights are those of a run that does one after the other."""
+    torch._dynamo.reset()
+    found = []
+    for ahead in (False, True):
+        how = replace(SETTINGS, compile=True, look_ahead=ahead, precision="bf16", micro_batch=4)
+        trainer = Trainer(model_of(wide, 2, GPU), how, {}, World(device=GPU))
+        batches = [random_batch(step, sequences=10) for step in range(9)]
+        for step, batch in enumerate(batches[:8]):
+            later = (lambda b: lambda: b)(batches[step + 1])
+            trainer.step(step, batch, 1e-3, lambda _: True, later)
+        found.append(torch.cat([p.detach().flatten() for p in trainer.model.parameters()]))
+    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("clip_norm", [0.0, 1e-3, 1e6])

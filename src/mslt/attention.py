@@ -33,16 +33,16 @@ def attend(
         p: probability of dropping a weight; 0 outside training.
     """
     on_cpu = q_BHRK.device.type == "cpu"
+    bias_B11L = None
+    if seen_BL is not None:
+        bias_BL = torch.zeros(seen_BL.shape, dtype=q_BHRK.dtype, device=q_BHRK.device)
+        bias_B11L = bias_BL.masked_fill(~seen_BL, -math.inf)[:, None, None]
     backward = torch.is_grad_enabled() and (q_BHRK.requires_grad or k_BHLK.requires_grad)
     ours = p > 0 or q_BHRK.dtype == torch.bfloat16 or (backward and k_BHLK.shape[2] <= 256)
     if on_cpu and ours:
-        bias_B11L = None
-        if seen_BL is not None:
-            bias_BL = torch.zeros(seen_BL.shape, dtype=q_BHRK.dtype)
-            bias_B11L = bias_BL.masked_fill_(~seen_BL, -math.inf)[:, None, None]
         return _in_chunks(q_BHRK, k_BHLK, v_BHLK, bias_B11L, p, backward)
-    mask = None if seen_BL is None else seen_BL[:, None, None, :]
-    return F.scaled_dot_product_attention(q_BHRK, k_BHLK, v_BHLK, attn_mask=mask, dropout_p=p)
+    # A bias rather than booleans, of which each layer would make one.
+    return F.scaled_dot_product_attention(q_BHRK, k_BHLK, v_BHLK, bias_B11L, dropout_p=p)
 
 
 # Compiled code calls it as it is: its chunks and random numbers are not for the compiler.

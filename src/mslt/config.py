@@ -150,8 +150,8 @@ class Config:
             a CPU it was found to gain nothing.
         reduce: how gradients travel between processes. bf16 rounds each process' sum, and halves
             the bytes; one process sends nothing.
-        look_ahead: with several processes, pass the forward-only layers of the next step while
-            the gradients travel. Changes nothing but the time.
+        look_ahead: pass the forward-only layers of the next step while the gradients of several
+            processes travel, or while a GPU would wait. Changes nothing but the time.
         eval_every: steps between held-out evaluations, which also happen at every stage's end.
             0 evaluates at the stages' ends alone.
         eval_batches: batches of held-out text per evaluation.

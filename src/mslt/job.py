@@ -142,7 +142,8 @@ class Job:
             seed=self.config.seed,
             first=self.rows(index).start,
             reduce=self.config.reduce,
-            look_ahead=self.config.look_ahead and self.world.size > 1,
+            look_ahead=self.config.look_ahead
+            and (self.world.size > 1 or self.world.device.startswith("cuda")),
         )
 
     @contextmanager

@@ -139,6 +139,30 @@ def to_device(array: np.ndarray, device: str) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
+class Sent:
+    """Numbers on their way from a device, which goes on meanwhile.
+
+    Args:
+        numbers: as many as the device has made up to now.
+    """
+
+    def __init__(self, numbers: Tensor) -> None:
+        self._numbers = numbers
+        self._there: torch.cuda.Event | None = None
+        if numbers.device.type == "cuda":
+            self._numbers = torch.empty_like(numbers, device="cpu", pin_memory=True)
+            self._numbers.copy_(numbers, non_blocking=True)
+            self._there = torch.cuda.Event()
+            self._there.record()
+
+    def arrived(self) -> list[float]:
+        """Wait for them, and for nothing that the device was told later."""
+        if self._there is not None:
+            self._there.synchronize()
+        numbers: list[float] = self._numbers.tolist()
+        return numbers
+
+
 def side_by_side(work: Callable[[Part], Made], parts: Sequence[Part]) -> list[Made]:
     """What `work` makes of each part, in their order.
 

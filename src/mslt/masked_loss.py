@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from mslt.linear import linear
 
-# Logits that stand in memory at once: 32 MB of them in bf16. On a GPU 256 MB, since its kernels
+# Logits that stand in memory at once: 32 MB of them in bf16. On a GPU 512 MB, since its kernels
 # fill it with many rows only, and each chunk adds to a gradient of the vocabulary's size.
-CHUNK_LOGITS, GPU_CHUNK_LOGITS = 1 << 24, 1 << 27
+CHUNK_LOGITS, GPU_CHUNK_LOGITS = 1 << 24, 1 << 28
 
 # Those of which a CPU makes losses and slopes at once, in fp32: best of 0.5 to 4 MB.
 CACHED_LOGITS = 1 << 18

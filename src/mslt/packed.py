@@ -1,6 +1,7 @@
 """Fixed layers whose weights were brought into the form that their products want, once a stage."""
 
 import copy
+import math
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +29,12 @@ class PackedBlock(nn.Module):
         attention, mlp = block.attention, block.mlp
         self.heads = attention.heads
         self.qkv, self.out = product(attention.qkv), product(attention.out)
-        self.up, self.down = product(mlp.up), product(mlp.down)
+        self.up = product(mlp.up)
+        self.down = (
+            Fp8Product(mlp.down, _most_after_gelu(block))
+            if product is Fp8Product
+            else product(mlp.down)
+        )
         self.gelu = mlp.gelu
         self.compiles = product is Fp8Product
         norms = (copy.deepcopy(norm) for norm in (attention.norm, mlp.norm))
@@ -115,15 +121,22 @@ class Int8Product:
 class Fp8Product(nn.Module):
     """A fixed linear layer on a GPU whose products are of 8-bit floats, and its output in bf16.
 
-    Weights and inputs are scaled row by row. A compiler makes scaling a part of what comes before.
+    Weights are scaled row by row, and inputs too, unless it is known how large they may be. A
+    compiler makes scaling a part of what comes before.
+
+    Args:
+        linear: the layer.
+        most: the largest that an input can be; None to look for it in each row.
     """
 
     weight: Tensor
     scales: Tensor
     bias: Tensor
+    most: Tensor | None
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, linear: nn.Linear, most: Tensor | None = None) -> None:
         super().__init__()
+        self.register_buffer("most", most, persistent=False)
         eighth, scales = _in_eight_bits(linear.weight.detach())
         self.register_buffer("weight", eighth, persistent=False)
         self.register_buffer("scales", scales.mT.contiguous(), persistent=False)
@@ -131,7 +144,7 @@ class Fp8Product(nn.Module):
 
     def forward(self, x: Tensor, gelu: str | None = None) -> Tensor:
         """[..., out] for [..., in]; through the GELU of that name, if any."""
-        eighth, scales = _in_eight_bits(x.flatten(0, -2))
+        eighth, scales = _in_eight_bits(x.flatten(0, -2), self.most)
         y = torch._scaled_mm(
             eighth,
             self.weight.mT,
@@ -148,7 +161,27 @@ class Fp8Product(nn.Module):
         return residual + self(x)
 
 
-def _in_eight_bits(x_NI: Tensor) -> tuple[Tensor, Tensor]:
+def _in_eight_bits(x_NI: Tensor, most: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Rows as 8-bit floats, and what one is worth in each row [N, 1]."""
-    scales_N1 = x_NI.abs().amax(1, keepdim=True).float().clamp(min=1e-12) / E4M3_MOST
+    if most is None:
+        most_N1 = x_NI.abs().amax(1, keepdim=True).float().clamp(min=1e-12)
+    else:
+        most_N1 = most.repeat(len(x_NI), 1)
+    scales_N1 = most_N1 / E4M3_MOST
     return (x_NI.float() / scales_N1).to(torch.float8_e4m3fn), scales_N1
+
+
+def _most_after_gelu(block: Block) -> Tensor:
+    """The largest [1] that the feed-forward part's inner values can be, whatever the text.
+
+    A row that LayerNorm puts out, before its weight and bias, has the norm sqrt(D), so that its
+    product with a row of weights is at most the product of the norms (Cauchy and Schwarz). That is
+    some 30 times what it is as a rule; 8-bit floats lose nothing by that, and 3,072 values need not
+    be read twice for their largest.
+    """
+    norm, up = block.attention.norm, block.mlp.up
+    gain, shift, weight, bias = (
+        p.detach().float() for p in (norm.weight, norm.bias, up.weight, up.bias)
+    )
+    reach = (weight * gain).norm(dim=1) * math.sqrt(weight.shape[1])
+    return 1.05 * (reach + weight @ shift + bias).amax().clamp(min=1.0)[None]  # they are rounded

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from mslt.config import OptimizerConfig
 from mslt.data.instances import Batch
+from mslt.dropout import deal_words
 from mslt.graphs import Graphs
 from mslt.growth import forward_only, learning
-from mslt.machine import keep_freed_memory, multiplies_bf16_fast, seed, to_device
+from mslt.machine import Sent, keep_freed_memory, multiplies_bf16_fast, seed, to_device
 from mslt.model import Encoder
 from mslt.objective import Inputs, Objective, pretraining, scores
 from mslt.optim import Moments, Optimizer
@@ -48,7 +49,8 @@ class Settings:
         seed: of the dropout.
         first: place of this process' first sequence in the batch of a step.
         reduce: how gradients travel between processes.
-        look_ahead: pass the next step's forward-only layers while they do.
+        look_ahead: pass the next step's forward-only layers while they do, or while a GPU would
+            wait for its step to be accepted.
     """
 
     optimizer: OptimizerConfig
@@ -129,7 +131,10 @@ class Trainer:
         self._fast_prefix = keep(self.prefix) if keep else self.prefix
         self.phases = self.world.phases
         self._graphs: Graphs | None = None
+        self._words: Tensor | None = None
         if settings.compile:
+            if model.device.type == "cuda":
+                self._words = deal_words(self.computing, model.device)
             _compile(self.computing, self.prefix)
             if alone and not settings.recompute:
                 self._graphs = Graphs()
@@ -173,12 +178,17 @@ class Trainer:
             last = start + len(inputs.input_ids) == end
             sums += self._learn(inputs, x_BLD, counts, last=last)
         self.optimizer.drop(self.twin.left)
-        self._reduce(sums, step + 1, upcoming)
+        following = None if upcoming is None else partial(self._follow, step + 1, upcoming)
+        if self.world.size > 1:
+            self._reduce(sums, following)
         with self.phases("optimizer"):
             norm = self.optimizer.norm()
         metrics = dict(zip(self.objective.names, sums / counts), grad_norm=norm)
+        sent = Sent(torch.stack([*metrics.values()]))
+        if self.world.size == 1 and following:
+            following()
         # The one place that decides. What it is asked with are sums over all processes.
-        if accept is None or accept({name: float(value) for name, value in metrics.items()}):
+        if accept is None or accept(dict(zip(metrics, sent.arrived()))):
             with self.phases("optimizer"):
                 self.optimizer.update(lr, norm)
                 self.twin.spread()
@@ -226,32 +236,34 @@ class Trainer:
             list(self.objective.losses(self.computing, inputs, x_BLD, layers, recompute=how))
         )
 
-    def _reduce(self, sums: Tensor, step: int, upcoming: Callable[[], Batch] | None) -> None:
+    def _reduce(self, sums: Tensor, following: Callable[[], None] | None) -> None:
         """Add up gradients and losses over all processes, and use the time for the next step."""
         with self.phases("reduce"):
             self.reducer.finish()
             summed = self.world.sum(sums)
-        if upcoming is not None:
-            with self.phases("data"):
-                batch = upcoming()
-            if self.settings.look_ahead and self.prefix.layers:
-                self._look_ahead(step, batch)
+        if following:
+            following()
         with self.phases("reduce"):
             self.reducer.wait()
             summed.wait()
 
-    def _look_ahead(self, step: int, batch: Batch) -> None:
-        """Pass the forward-only layers of a step to come until the gradients have arrived.
+    def _follow(self, step: int, upcoming: Callable[[], Batch]) -> None:
+        """Make the batch of a step to come, and pass its forward-only layers.
 
-        Passing more than the time allows costs nothing but memory: it has to be done anyway.
+        Until the gradients have arrived: passing more than that costs nothing but memory, since it
+        has to be done anyway. On a GPU one group, which is under way when a step is accepted.
         """
+        with self.phases("data"):
+            batch = upcoming()
+        if not self.settings.look_ahead:
+            return
         groups: list[Group] = []
         tokens = 0
         for first in self._starts(batch):
-            if tokens >= AHEAD_TOKENS or self.reducer.done():
-                break
             groups.append(self._group(step, batch, first))
             tokens += groups[-1][1].input_ids.numel()
+            if self.world.size == 1 or tokens >= AHEAD_TOKENS or self.reducer.done():
+                break
         self._ahead = step, batch, groups
 
     def _micro_batches(self, step: int, batch: Batch) -> Iterator[Group]:
@@ -298,6 +310,8 @@ class Trainer:
         """
         place = (self.settings.seed, step, start + more, ("prefix", "learning").index(part))
         seed(self.world.device, hash(place) & (2**63 - 1))
+        if self._words is not None:
+            self._words.random_()
 
     @torch.no_grad()
     def evaluate(self, batches: list[Batch]) -> dict[str, float]:
