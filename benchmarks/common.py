@@ -10,20 +10,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from data import facts, made_up_split
+from made_up import made_up_job
 
 from mslt.config import Config, ModelConfig, OptimizerConfig, PlanConfig
-from mslt.data.instances import Batch, Instances
+from mslt.data.instances import Batch
 from mslt.data.masking import prediction_slots
 from mslt.data.store import TokenStore
-from mslt.job import Job, fitting_micro_batch
+from mslt.job import Job
 from mslt.plan import Stage
-from mslt.prefix import pick_kind
 from mslt.run import machine
-from mslt.trainer import Precision, pick_device, pick_precision
-from mslt.world import World
+from mslt.trainer import Precision
 
 LR = 1e-4
 STEPS = 1000  # of the plan, whose stages are weighed by theirs
@@ -156,6 +153,7 @@ def options(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--batch", type=int, help="sequences per step instead of the shape's")
     parser.add_argument("--length", type=int, help="tokens per sequence instead of the shape's")
     parser.add_argument("--blocks", type=int, default=5, help="blocks per variant (default 5)")
+    parser.add_argument("--steps", type=int, help="in a block (default 1, on a GPU 10)")
     parser.add_argument(
         "--busy",
         action="store_true",
@@ -199,30 +197,8 @@ def setting(
         name=given.shape,
         job=made_up_job(run) if made_up else Job.prepare(run, TokenStore.open(given.store)),
         blocks=given.blocks,
-        steps=shape.steps * (10 if gpu else 1),
+        steps=given.steps or shape.steps * (10 if gpu else 1),
         scratch=scratch,
-    )
-
-
-def made_up_job(config: Config) -> Job:
-    """What `Job.prepare` makes, on made-up text and without the held-out part of it."""
-    plan, device, size = config.stages(), pick_device(config.device), config.model.vocab_size
-    tokens = min(1_000_000, 100 * size)
-    if config.instances.dupe_factor:  # to come again within the plan
-        tokens = max(20_000, 20 * config.batch_size * plan.stages[0].seq_len)
-    split = made_up_split(tokens, size)
-    return Job(
-        config=config,
-        plan=plan,
-        world=World(device=device),
-        precision=pick_precision(config.precision, device),
-        prefix=pick_kind(config.prefix, device, config.model.hidden_size),
-        instances=Instances(split, config.instances, facts(size), config.seed, config.batch_size),
-        heldout=[],
-        baseline=0.0,
-        micro_batches=tuple(fitting_micro_batch(config, s.seq_len, device) for s in plan.stages),
-        frequencies=np.zeros(0),
-        store_sha256="",
     )
 
 
@@ -275,6 +251,7 @@ def take_turns(
             seconds = _timed(variant.step, range(1), device)
             if not quiet:
                 print(f"first step of {variant.name}: {seconds:.2f} s", flush=True)
+            getattr(variant.step, "rest", _nothing)()
     for block in range(blocks):
         for variant in variants:
             if not variant.note:

@@ -92,8 +92,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Trace, and print the tables and the JSON line."""
     parser = options(__doc__.splitlines()[0])
     parser.add_argument("--mode", nargs="+", choices=["exact", "fast"], default=["exact"])
-    parser.add_argument("--steps", type=int, default=5, help="traced of each (default 5)")
-    parser.set_defaults(device="cuda")
+    parser.set_defaults(device="cuda", steps=5)
     given = parser.parse_args(arguments)
     if not given.device.startswith("cuda"):
         sys.exit("kernels.py: only a GPU has kernels to trace")

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from apart import Apart
 from common import LR, Setting, Variant, hopeless
+from made_up import made_up_model
 from stages import CACHED, Built, Way
 from torch import Tensor
 
@@ -53,7 +54,8 @@ class HuggingFace:
         from transformers import AutoConfig, AutoModelForPreTraining
 
         config = AutoConfig.for_model(**config_to_hf(model.config, model.depth))
-        self.model = AutoModelForPreTraining.from_config(config, attn_implementation=attention)
+        with torch.device(device):
+            self.model = AutoModelForPreTraining.from_config(config, attn_implementation=attention)
         load = self.model.load_state_dict(to_hf(model.state_dict(), model.config), strict=False)
         assert not load.unexpected_keys
         assert all(".decoder." in key for key in load.missing_keys), load.missing_keys
@@ -135,7 +137,7 @@ def _steps(
 ) -> Callable[[int], object]:
     """Steps of theirs, by number."""
     loop = HuggingFace(
-        Encoder(setting.model),
+        made_up_model(setting.model, setting.model.num_hidden_layers, setting.device),
         setting.job.config.optimizer,
         setting.device,
         attention=attention,
@@ -207,16 +209,19 @@ def parity(setting: Setting, way: Way) -> Parity:
     """
     job = replace(setting.job, config=replace(setting.job.config, optimizer=BARE))
     batch = setting.batch(0)
-    model = Encoder(without_dropout(setting.model), way.stage.depth)
+    model = made_up_model(without_dropout(setting.model), way.stage.depth, setting.device)
     stir(model)
     expected_loss, expected = plain_gradients(model, batch, setting.device)
     fast = way.mode not in ("", "exact")
     rounded = None
     if job.precision == "bf16" and not fast:
         rounded = plain_gradients(model, batch, setting.device, bf16=True)[1]
-    built = Built(replace(setting, job=job), way, model.to(setting.device))
-    if way.mode == CACHED:
-        built.trainer.step(0, batch, lr=0.0)  # so that the next one reads
+    built = Built(replace(setting, job=job), way, model)
+    # The first ones are not what is timed: what is cached is read from the second on, and a GPU
+    # repeats what it has recorded in the third.
+    first = 3 if setting.device.startswith("cuda") else int(way.mode == CACHED)
+    for _ in range(first):
+        built.trainer.step(0, batch, lr=0.0)
     metrics = built.trainer.step(0, batch, lr=0.0)
     moments = built.trainer.moments()
     found = to_hf({name: moment.mean for name, moment in moments.items()}, model.config)
@@ -242,6 +247,8 @@ def plain_gradients(
 ) -> tuple[float, dict[str, Tensor]]:
     """Loss of the reference on a batch, and the gradients of all that has one, by name."""
     reference = HuggingFace(model, BARE, device, bf16=bf16)
+    if device.startswith("cuda"):  # in fp32 it would need more memory than there is
+        reference.model.gradient_checkpointing_enable()
     loss = reference.backward(batch).item()
     named = reference.model.named_parameters()
     return loss, {name: p.grad for name, p in named if p.grad is not None}
@@ -267,10 +274,10 @@ def without_dropout(model: ModelConfig) -> ModelConfig:
 @torch.no_grad()
 def stir(model: Encoder) -> None:
     """Add noise to every parameter, always the same."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(model.device).manual_seed(0)
     for parameter in model.parameters():
-        noise = torch.randn(parameter.shape, generator=generator)
-        parameter += 0.02 * noise.to(parameter.device)
+        noise = torch.randn(parameter.shape, generator=generator, device=model.device)
+        parameter += 0.02 * noise
 
 
 def refuse_without(what: str, found: Parity) -> None:

@@ -9,6 +9,7 @@ from functools import partial
 
 import torch
 from common import LR, Setting, now
+from made_up import made_up_model
 
 from mslt.data.instances import Batch
 from mslt.growth import freeze
@@ -90,7 +91,7 @@ class Steps:
     """
 
     def __init__(self, setting: Setting, way: Way) -> None:
-        model = Encoder(setting.model, way.stage.depth).to(setting.device)
+        model = made_up_model(setting.model, way.stage.depth, setting.device)
         self.built = Built(setting, way, model)
         self.setting = setting
         self.cached = way.mode == CACHED

@@ -1,5 +1,6 @@
 """CUDA graphs: work of fixed shapes that a GPU does again without being told each kernel anew."""
 
+import weakref
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeVar
 
@@ -24,8 +25,7 @@ class Graphs:
     def __init__(self) -> None:
         self._seen: dict[Hashable, int] = {}
         self._records: dict[Hashable, _Record] = {}
-        # All records share their memory, since one is over when the next begins.
-        self._pool: Any = torch.cuda.graph_pool_handle()
+        self._pool = _Pool.shared()
 
     def __call__(self, name: Hashable, work: Callable[..., Made], given: Given) -> Made:
         """What the work makes of tensors on the device.
@@ -41,9 +41,27 @@ class Graphs:
             if count <= 2 or len(self._records) == MOST:  # it compiles and warms up first
                 return work(*given)
             torch.cuda.empty_cache()  # what was used so far is free for the record
-            self._records[key] = _Record(work, given, self._pool)
+            self._records[key] = _Record(work, given, self._pool.handle)
         made: Made = self._records[key](given)
         return made
+
+
+class _Pool:
+    """Memory that all records share: one is over, and its results used, when the next begins."""
+
+    _last: "weakref.ref[_Pool] | None" = None
+
+    def __init__(self) -> None:
+        self.handle: Any = torch.cuda.graph_pool_handle()
+
+    @classmethod
+    def shared(cls) -> "_Pool":
+        """The one that there is; a new one where nobody has it any more."""
+        pool = cls._last() if cls._last else None
+        if pool is None:
+            pool = cls()
+            cls._last = weakref.ref(pool)
+        return pool
 
 
 class _Record:
