@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from made_up import made_up_job
+from invented import made_up_job
 
 from mslt.config import Config, ModelConfig, OptimizerConfig, PlanConfig
 from mslt.data.instances import Batch
@@ -26,6 +26,7 @@ LR = 1e-4
 STEPS = 1000  # of the plan, whose stages are weighed by theirs
 ADAMW = OptimizerConfig(name="adamw")
 SLOWER = 1.5  # times the best of the rivals, in two blocks: such a variant is left out of the rest
+WARM_UP = 4  # steps before a GPU is timed: it records what it then repeats in the third
 HOPELESS = 3.0  # times as long for one layer in one precision as in the other: it is not asked
 
 
@@ -246,11 +247,12 @@ def take_turns(
     freed memory are those of whoever had the turn in between. Of rivals, those stay to the end that
     may be the best; what is left out says so in its `note`.
     """
+    first = WARM_UP if device.startswith("cuda") else 1
     for variant in variants:
         if not variant.note:
-            seconds = _timed(variant.step, range(1), device)
+            seconds = _timed(variant.step, range(first), device)
             if not quiet:
-                print(f"first step of {variant.name}: {seconds:.2f} s", flush=True)
+                print(f"first of {variant.name}: {seconds:.2f} s", flush=True)
             getattr(variant.step, "rest", _nothing)()
     for block in range(blocks):
         for variant in variants:

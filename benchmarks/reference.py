@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from apart import Apart
 from common import LR, Setting, Variant, hopeless
-from made_up import made_up_model
+from invented import made_up_model
 from stages import CACHED, Built, Way
 from torch import Tensor
 

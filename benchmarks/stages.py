@@ -9,7 +9,7 @@ from functools import partial
 
 import torch
 from common import LR, Setting, now
-from made_up import made_up_model
+from invented import made_up_model
 
 from mslt.data.instances import Batch
 from mslt.growth import freeze

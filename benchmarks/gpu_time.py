@@ -1,6 +1,6 @@
 """Where the time of a GPU goes in a training step, kernel by kernel.
 
-    python benchmarks/kernels.py [--shape base|large|small|tiny] [--device cuda] [--mode exact fast]
+    python benchmarks/gpu_time.py [--shape base|large|small|tiny] [--mode exact fast]
 
 Some steps of the whole model and of every stage of MSLT with 4 stages are traced. For each: the
 milliseconds of a step, how long the GPU computes nothing in it, and the rest by kinds of kernels:
@@ -95,7 +95,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.set_defaults(device="cuda", steps=5)
     given = parser.parse_args(arguments)
     if not given.device.startswith("cuda"):
-        sys.exit("kernels.py: only a GPU has kernels to trace")
+        sys.exit("gpu_time.py: only a GPU has kernels to trace")
     result = {}
     with TemporaryDirectory() as folder:
         plan = PlanConfig("mslt")
