@@ -146,8 +146,8 @@ def table(result: dict[str, Any]) -> str:
                 f"{row['depth']}",
                 f"{row['depth'] - row['learns_from']}",
                 f"{row['steps']}" if name != "whole" else "",
-                *(f"{row[key]:.3f}" for key in ("seconds", "least", "most")),
-                *(f"{seconds:.3f}" for seconds in row["phases"].values()),
+                *(f"{row[key]:.4f}" for key in ("seconds", "least", "most")),
+                *(f"{seconds:.4f}" for seconds in row["phases"].values()),
                 f"{row['of_whole']:.3f}",
                 f"{row['predicted_of_whole']:.3f}",
                 f"{row['mfu']:.0%}",
@@ -218,7 +218,7 @@ def measure(given: argparse.Namespace, scratch: Path) -> None:
 
 def outcome(variants: list[Variant]) -> str:
     """A line for each variant, with what became of it."""
-    return "\n".join(f"{v.name}: {v.note or f'{v.median:.3f} s/step'}" for v in variants)
+    return "\n".join(f"{v.name}: {v.note or f'{v.median:.4f} s/step'}" for v in variants)
 
 
 def main(arguments: list[str] | None = None) -> None:
