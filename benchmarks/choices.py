@@ -48,6 +48,7 @@ def variants() -> dict[str, Config]:
         "mslt, dropout": replace(MSLT, model=dropout),
         "mslt, dropout but below": replace(MSLT, model=dropout, prefix="fp32"),
         "mslt, dropout but int8 below": replace(MSLT, model=dropout, prefix="int8"),
+        "mslt, dropout but fp8 below": replace(MSLT, model=dropout, prefix="fp8"),
     }
 
 

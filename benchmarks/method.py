@@ -157,18 +157,26 @@ def table(result: dict[str, Any]) -> str:
     return aligned(lines)
 
 
-def small_parts(result: dict[str, Any], logging: float) -> dict[str, float]:
+def small_parts(result: dict[str, Any], logging: float, device: str) -> dict[str, float]:
     """The most that data, logging and optimizer take of any step.
+
+    A GPU computes while the next batch is made, which takes of a step what goes beyond that.
 
     Args:
         result: of a mode.
         logging: seconds per step.
+        device: which computes.
     """
     rows = [*result["stages"], result["whole"]]
-    shares = {
-        name: max(row["phases"][name] / row["seconds"] for row in rows)
-        for name in ("data", "optimizer")
-    }
+    hidden = device.startswith("cuda")
+
+    def share(name: str, row: dict[str, Any]) -> float:
+        seconds = row["phases"][name]
+        if hidden and name == "data":
+            seconds = max(0.0, seconds - row["phases"]["forward"] - row["phases"]["backward"])
+        return float(seconds / row["seconds"])
+
+    shares = {name: max(share(name, row) for row in rows) for name in ("data", "optimizer")}
     return shares | {"logging": max(logging / row["seconds"] for row in rows)}
 
 
@@ -206,7 +214,7 @@ def measure(given: argparse.Namespace, scratch: Path) -> None:
     results = {}
     for mode in settings:
         result = results[mode] = measured.result(mode)
-        result["shares"] = small_parts(result, logging)
+        result["shares"] = small_parts(result, logging, setting.device)
         show(mode, result, setting.batch_size)
     if measured.hf:
         print(f"\n{outcome(measured.hf)}")

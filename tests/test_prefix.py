@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from mslt.config import ModelConfig, OptimizerConfig
 from mslt.data.instances import Batch
@@ -12,6 +13,7 @@ from mslt.growth import forward_only, freeze
 from mslt.machine import generator
 from mslt.model import Encoder
 from mslt.objective import Inputs, losses
+from mslt.packed import _most_after_gelu
 from mslt.prefix import Prefix, pick_kind
 from mslt.trainer import Settings, Trainer
 
@@ -168,6 +170,8 @@ def test_forward_only_counts_the_layers_below_the_first_that_learns(tiny):
 def test_a_kind_that_the_device_lacks_is_refused():
     with pytest.raises(ValueError, match="int8 needs an x86 CPU"):
         pick_kind("int8", "cuda:0", 256)
+    with pytest.raises(ValueError, match="fp8 needs a width that 16 divides"):
+        pick_kind("fp8", "cpu", 100)
     assert pick_kind("exact", "cpu", 256) == "exact"
     assert pick_kind("fast", "cpu", 256) in ("bf16", "int8", "fp32")
 
@@ -191,3 +195,34 @@ def test_fast_is_bf16_where_that_is_fast_and_int8_elsewhere_or_in_a_wide_model(
     monkeypatch.setattr("mslt.prefix.multiplies_int8", lambda: True)
     monkeypatch.setattr("mslt.machine.bf16_speedup", lambda: speedup)
     assert (pick_kind("fast", "cpu", 128), pick_kind("fast", "cpu", 256)) == (narrow, wide)
+
+
+@pytest.mark.parametrize(
+    ("capability", "bf16", "expected"),
+    [
+        ((9, 0), True, ["fp8", "bf16", "bf16"]),
+        ((8, 9), True, ["fp8", "bf16", "bf16"]),
+        ((8, 0), True, ["bf16"] * 3),
+        ((7, 0), False, ["fp32"] * 3),
+    ],
+)
+def test_fast_on_a_gpu_is_fp8_where_it_has_that_and_the_model_is_wide(
+    monkeypatch, capability, bf16, expected
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bf16)
+    assert [pick_kind("fast", "cuda:0", width) for width in (768, 256, 1000)] == expected
+    if capability < (8, 9):
+        with pytest.raises(ValueError, match="needs a width"):
+            pick_kind("fp8", "cuda:0", 768)
+
+
+def test_what_follows_gelu_is_never_larger_than_what_8_bits_are_scaled_to(model, random_batch):
+    """Whatever goes in; and never by so much that they would be too coarse."""
+    block = model.blocks[0]
+    most = float(_most_after_gelu(block))
+    for scale in (1e-3, 1.0, 1e3):
+        x = torch.randn(5000, 16) * scale
+        inner = F.gelu(block.mlp.up(block.attention.norm(x)))
+        assert float(inner.max()) < most < 50 * float(inner.std())

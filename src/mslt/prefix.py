@@ -168,11 +168,14 @@ def pick_kind(wanted: str, device: str, width: int) -> Kind:
         ValueError: 8 bits are asked for where torch has no products of them.
     """
     int8 = device == "cpu" and multiplies_int8()
-    fp8 = device.startswith("cuda") and multiplies_fp8(device)
+    fp8 = multiplies_fp8(device) and width % 16 == 0
     if wanted == "int8" and not int8:
         raise ValueError("prefix int8 needs an x86 CPU; on a GPU, fast is fp8 or bf16")
     if wanted == "fp8" and not fp8:
-        raise ValueError("prefix fp8 needs a GPU of compute capability 8.9 or more (Ada, Hopper)")
+        raise ValueError(
+            "prefix fp8 needs a width that 16 divides, and a GPU of compute capability 8.9 or more "
+            "(Ada, Hopper), or a CPU, which is slow at it"
+        )
     if wanted != "fast":
         return wanted  # type: ignore[return-value]  # the config has checked it
     if device.startswith("cuda"):

@@ -1,0 +1,68 @@
+"""Which work is recorded, and how often. What a record does needs a GPU: test_gpu.py."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from mslt import graphs
+from mslt.graphs import Graphs
+
+
+class Recorded:
+    """Stands for a record: it does the work anew."""
+
+    made = 0
+
+    def __init__(self, work: Any, given: Any, pool: Any) -> None:
+        type(self).made += 1
+        self._work = work
+
+    def __call__(self, given: Any) -> Any:
+        return self._work(*given)
+
+
+@pytest.fixture(autouse=True)
+def _no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", object)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(graphs, "_Record", Recorded)
+    Recorded.made = 0
+
+
+def twice(x: Tensor, y: Tensor | None) -> Tensor:
+    return 2 * x if y is None else x + y
+
+
+def test_work_is_recorded_when_it_is_done_for_the_third_time():
+    replay, x = Graphs(), torch.ones(3)
+    for count, made in enumerate((0, 0, 1, 1, 1)):
+        assert replay("twice", twice, [count * x, None]).tolist() == [2 * count] * 3
+        assert Recorded.made == made
+
+
+def test_other_names_shapes_types_and_what_is_not_given_are_other_work():
+    replay = Graphs()
+    for _ in range(3):
+        for name in ("a", ("a", frozenset({"b"}))):
+            for x in (torch.ones(3), torch.ones(4), torch.ones(3, dtype=torch.int64)):
+                for y in (None, x):
+                    replay(name, twice, [x, y])
+    assert Recorded.made == 12
+
+
+def test_no_more_than_so_many_are_recorded():
+    replay = Graphs()
+    for size in range(graphs.MOST + 4):
+        for _ in range(4):
+            assert len(replay("twice", twice, [torch.ones(size), None])) == size
+    assert Recorded.made == graphs.MOST
+
+
+def test_records_share_their_memory_as_long_as_there_are_any():
+    one, other = Graphs(), Graphs()
+    assert one._pool is other._pool
+    before = one._pool.handle
+    del one, other
+    assert Graphs()._pool.handle is not before
