@@ -23,7 +23,7 @@ from mslt.pretrain import train
 from mslt.recipes import demo_mslt, demo_whole
 from mslt.run import Run
 
-MSLT = demo_mslt()
+MSLT = replace(demo_mslt(), prefix="exact")
 
 
 def variants() -> dict[str, Config]:

@@ -11,6 +11,7 @@ from mslt.config import ModelConfig, OptimizerConfig
 from mslt.data.instances import Batch
 from mslt.growth import freeze
 from mslt.model import Encoder
+from mslt.optim import Optimizer
 from mslt.trainer import Settings, Trainer
 
 EAGER = Settings(OptimizerConfig("adamw"), "fp32", micro_batch=8, pair=True, seed=7, prefix="fp32")
@@ -37,3 +38,21 @@ def test_compiled_layers_train_alike_and_later_stages_make_no_new_graph(
         assert compiled == pytest.approx(loss(tiny, EAGER, depth, below, random_batch()), abs=1e-5)
     # The second makes those of the layers that only run forward; after it there is nothing new.
     assert 0 < graphs[0] < graphs[1] == graphs[2]
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore")
+def test_lamb_s_update_is_the_same_when_it_is_compiled(tiny: ModelConfig) -> None:
+    torch._dynamo.reset()
+    found = []
+    for compiled in (False, True):
+        parameters = dict(Encoder(tiny, 2, seed=1).named_parameters())
+        optimizer = Optimizer(parameters, OptimizerConfig("lamb", clip_norm=1.0), compile=compiled)
+        for step in range(4):
+            generator = torch.Generator().manual_seed(step)
+            for parameter in parameters.values():
+                assert parameter.grad is not None
+                parameter.grad.copy_(torch.randn(parameter.shape, generator=generator))
+            optimizer.update(1e-2)
+        found.append(optimizer.weights)
+    torch.testing.assert_close(*found)

@@ -68,9 +68,13 @@ class _Record:
     def __init__(self, work: Callable[..., Any], given: Given, pool: Any) -> None:
         self._given = [None if t is None else t.clone() for t in given]
         self._graph = torch.cuda.CUDAGraph()
-        # Other threads, which save checkpoints, may go on meanwhile.
-        with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
-            self._made = work(*self._given)
+        try:
+            # Other threads, which save checkpoints, may go on meanwhile.
+            with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
+                self._made = work(*self._given)
+        except RuntimeError as error:
+            error.add_note("while a CUDA graph was recorded, which --compile off leaves out")
+            raise
 
     def __call__(self, given: Given) -> Any:
         for mine, theirs in zip(self._given, given):

@@ -133,7 +133,8 @@ class Trainer:
         self._graphs: Graphs | None = None
         self._words: Tensor | None = None
         if settings.compile:
-            if model.device.type == "cuda":
+            if model.device.type == "cuda" and model.config.repeat == 1:
+                # Where layers share a block they would share its masks too.
                 self._words = deal_words(self.computing, model.device)
             _compile(self.computing, self.prefix)
             if alone and not settings.recompute:
