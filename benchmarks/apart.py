@@ -50,6 +50,7 @@ class Apart:
     def rest(self) -> None:
         """Let it give the memory of a GPU that it does not hold on to back, for others' turns."""
         self._pipe.send(None)
+        self._pipe.recv()
 
 
 def _serve(
@@ -66,6 +67,7 @@ def _serve(
         if number is None:
             if device.startswith("cuda"):
                 torch.cuda.empty_cache()
+            pipe.send(0.0)
             continue
         start = now(device)
         step(number)

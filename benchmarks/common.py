@@ -17,10 +17,10 @@ from mslt.config import Config, ModelConfig, OptimizerConfig, PlanConfig
 from mslt.data.instances import Batch
 from mslt.data.masking import prediction_slots
 from mslt.data.store import TokenStore
+from mslt.devices import Precision
 from mslt.job import Job
 from mslt.plan import Stage
 from mslt.run import machine
-from mslt.trainer import Precision
 
 LR = 1e-4
 STEPS = 1000  # of the plan, whose stages are weighed by theirs
@@ -210,9 +210,9 @@ class Variant:
     Args:
         name: for the table.
         step: does it once; told how many times it was done before. Where it returns a float,
-            those are the seconds that it took, elsewhere. What it has as `rest`, if anything, is
-            called when its turn is over.
+            those are the seconds that it took, elsewhere.
         rivals: the name of a group in which only what is fast stays to the end, if in any.
+        rest: what is done when its turn is over, if anything.
         seconds: per step, one for each block.
         note: why there is none or no more of it.
     """
@@ -220,6 +220,7 @@ class Variant:
     name: str
     step: Callable[[int], object]
     rivals: str = ""
+    rest: Callable[[], object] | None = None
     seconds: list[float] = field(default_factory=list)
     note: str = ""
 
@@ -227,6 +228,11 @@ class Variant:
     def median(self) -> float:
         """Seconds per step."""
         return statistics.median(self.seconds)
+
+    def over(self) -> None:
+        """Its turn is."""
+        if self.rest:
+            self.rest()
 
     @property
     def finished(self) -> bool:
@@ -253,7 +259,7 @@ def take_turns(
             seconds = _timed(variant.step, range(first), device)
             if not quiet:
                 print(f"first of {variant.name}: {seconds:.2f} s", flush=True)
-            getattr(variant.step, "rest", _nothing)()
+            variant.over()
     for block in range(blocks):
         for variant in variants:
             if not variant.note:
@@ -261,15 +267,11 @@ def take_turns(
                 variant.step(begin - 1)
                 seconds = _timed(variant.step, range(begin, begin + steps), device)
                 variant.seconds.append(seconds / steps)
-                getattr(variant.step, "rest", _nothing)()
+                variant.over()
         for variant, rivals in _rivalries(variants):
             times = min(variant.seconds) / min(max(rival.seconds) for rival in rivals)
             if block and times > SLOWER:
                 variant.note = f"left out after {block + 1} blocks: {times:.1f}x as long as others"
-
-
-def _nothing() -> None:
-    """The rest of who needs none."""
 
 
 def _rivalries(variants: Sequence[Variant]) -> list[tuple[Variant, list[Variant]]]:

@@ -39,7 +39,8 @@ def measure(setting: Setting, compiles: bool) -> None:
     way = Way.of(setting.whole, "")
     equal = parity(setting, way)
     refuse_without("the whole model", equal)
-    mine = Variant(f"mslt, {setting.job.precision}", Steps(setting, way))
+    steps = Steps(setting, way)
+    mine = Variant(f"mslt, {setting.job.precision}", steps, rest=steps.rest)
     rows = [mine, *rivals(setting, compiled=False)]
     if compiles:
         rows += rivals(setting, compiled=True)

@@ -27,6 +27,7 @@ from common import finish
 
 from mslt.analysis.formats import aligned
 from mslt.data.tokenizer import given
+from mslt.devices import pick_device, pick_precision
 from mslt.finetune import glue
 from mslt.finetune.examples import Encoded, encode
 from mslt.finetune.loop import How, answers, fine_tune, predict
@@ -34,7 +35,6 @@ from mslt.finetune.metrics import judge
 from mslt.finetune.model import TaskModel, write
 from mslt.finetune.tasks import Sentences, find
 from mslt.pretrained import Pretrained, open_model
-from mslt.trainer import pick_device, pick_precision
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 ORDERS = {"transformers": "random", "transformers, by length": "group_by_length"}

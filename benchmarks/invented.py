@@ -6,10 +6,10 @@ from data import facts, made_up_split
 
 from mslt.config import Config, ModelConfig
 from mslt.data.instances import Instances
+from mslt.devices import pick_device, pick_precision
 from mslt.job import Job, fitting_micro_batch
 from mslt.model import Encoder
 from mslt.prefix import pick_kind
-from mslt.trainer import pick_device, pick_precision
 from mslt.world import World
 
 

@@ -13,8 +13,9 @@ plain reference, or there is no ratio. `--against hf` lets Hugging Face's whole 
 too. The last line is one JSON object, of the first of the modes; the others are in it under "also".
 
 Peak memory is that of a process that trains the stage and nothing else; on a GPU, what a trainer of
-the stage and its step allocate. On a GPU, where timing a phase means to wait for the device, phases
-are timed in a block of their own.
+the stage and a step allocate, before it is recorded, after which its graphs keep about as much.
+There, where timing a phase means to wait for the device, phases are timed in a block of their own,
+of steps that are not repeated from records, so that they add up to more than a step takes.
 """
 
 import argparse
@@ -53,7 +54,9 @@ class Measured:
         first = self.setting = next(iter(settings.values()))
         self.held = held
         self.steps = {way: Steps(its, way) for way, its in ways(settings).items()}
-        self.variants = {way: Variant(str(way), steps) for way, steps in self.steps.items()}
+        self.variants = {
+            way: Variant(str(way), steps, rest=steps.rest) for way, steps in self.steps.items()
+        }
         self.hf = rivals(first, compiled=False) if against_hf else []
         self.logging = Variant("logging", Logging(first))
         product, flops = matrix_product(first.device, first.job.precision)

@@ -125,7 +125,7 @@ def rivals(setting: Setting, compiled: bool) -> list[Variant]:
         if precision in without:
             return Variant(name, _nothing, note=without[precision])
         step = Apart(setting.device, _steps, setting, precision, attention, compiled)
-        return Variant(name, step, rivals=how)
+        return Variant(name, step, rivals=how, rest=step.rest)
 
     without = hopeless(setting.device, setting.job.precision)
     precisions = [setting.job.precision] if compiled else ["fp32", "bf16"]

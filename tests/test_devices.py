@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mslt.trainer import pick_device, pick_precision
+from mslt.devices import pick_device, pick_precision
 
 
 @pytest.mark.parametrize("fast", [True, False])

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -169,10 +170,47 @@ def test_a_batch_may_be_made_and_passed_before_the_step_is_accepted(wide, random
         trainer = Trainer(model_of(wide, 2, GPU), how, {}, World(device=GPU))
         batches = [random_batch(step, sequences=10) for step in range(9)]
         for step, batch in enumerate(batches[:8]):
-            later = (lambda b: lambda: b)(batches[step + 1])
+            later = partial(batches.__getitem__, step + 1)
             trainer.step(step, batch, 1e-3, lambda _: True, later)
         found.append(torch.cat([p.detach().flatten() for p in trainer.model.parameters()]))
     torch.testing.assert_close(*found, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["exact", "bf16"])
+@pytest.mark.parametrize(("micro", "prefix"), [(4, 16), (4, 8), (2, 4)])
+def test_what_forward_only_layers_put_out_outlives_other_records(
+    wide, random_batch, kind, micro, prefix
+):
+    """Several micro-batches in a group, several groups, and another trainer's steps in between."""
+    torch._dynamo.reset()
+    found = []
+    for compiled in (False, True):
+        how = replace(SETTINGS, compile=compiled, precision="bf16", prefix=kind, look_ahead=True)
+        how = replace(how, micro_batch=micro, prefix_batch=prefix)
+        trainers = [Trainer(model_of(wide, b, GPU), how, {}, World(device=GPU)) for b in (2, 0)]
+        batches = [random_batch(step, sequences=16) for step in range(8)]
+        for step, batch in enumerate(batches[:7]):
+            later = partial(batches.__getitem__, step + 1)
+            for trainer in trainers:
+                values = trainer.step(step, batch, 1e-3, lambda _: True, later)
+                found.append([float(value) for value in values.values()])
+    plain, recorded = found[:14], found[14:]
+    for seen, expected in zip(recorded, plain):
+        assert seen == pytest.approx(expected, rel=0.02)
+
+
+def test_a_recorded_trainer_goes_on_after_a_refused_step_and_an_evaluation(wide, random_batch):
+    torch._dynamo.reset()
+    found = []
+    for compiled in (False, True):
+        how = replace(SETTINGS, compile=compiled)
+        trainer = Trainer(model_of(wide, 2, GPU), how, {}, World(device=GPU))
+        for step in range(8):
+            taken = step != 5
+            trainer.step(step, random_batch(step, sequences=16), 1e-3, lambda _, t=taken: t)
+            found.append(trainer.evaluate([random_batch(99)])["mlm_loss"])
+    assert found[8:] == pytest.approx(found[:8], rel=1e-3)
+    assert found[5] == found[4]
 
 
 @pytest.mark.parametrize("clip_norm", [0.0, 1e-3, 1e6])

@@ -26,7 +26,7 @@ ROWS = (
     ("data",),
     ("initial", "dropout", "norm", "machine", "world", "forecast", "status", "screen"),
     ("trackers", "watching"),
-    ("attention", "linear", "graphs"),
+    ("attention", "linear", "graphs", "devices"),
     ("masked_loss",),
     ("model", "optim"),
     ("growth", "objective", "checkpoint", "weights"),

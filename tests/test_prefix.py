@@ -170,8 +170,10 @@ def test_forward_only_counts_the_layers_below_the_first_that_learns(tiny):
 def test_a_kind_that_the_device_lacks_is_refused():
     with pytest.raises(ValueError, match="int8 needs an x86 CPU"):
         pick_kind("int8", "cuda:0", 256)
-    with pytest.raises(ValueError, match="fp8 needs a width that 16 divides"):
+    with pytest.raises(ValueError, match="fp8 needs widths that 16 divides"):
         pick_kind("fp8", "cpu", 100)
+    with pytest.raises(ValueError, match="fp8 needs widths that 16 divides"):
+        pick_kind("fp8", "cpu", 768, 1000)
     assert pick_kind("exact", "cpu", 256) == "exact"
     assert pick_kind("fast", "cpu", 256) in ("bf16", "int8", "fp32")
 
@@ -214,7 +216,7 @@ def test_fast_on_a_gpu_is_fp8_where_it_has_that_and_the_model_is_wide(
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bf16)
     assert [pick_kind("fast", "cuda:0", width) for width in (768, 256, 1000)] == expected
     if capability < (8, 9):
-        with pytest.raises(ValueError, match="needs a width"):
+        with pytest.raises(ValueError, match="needs widths"):
             pick_kind("fp8", "cuda:0", 768)
 
 

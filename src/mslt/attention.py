@@ -41,7 +41,7 @@ def attend(
     ours = p > 0 or q_BHRK.dtype == torch.bfloat16 or (backward and k_BHLK.shape[2] <= 256)
     if on_cpu and ours:
         return _in_chunks(q_BHRK, k_BHLK, v_BHLK, bias_B11L, p, backward)
-    # A bias rather than booleans, of which each layer would make one.
+    # A bias rather than booleans, which take torch longer to make one of.
     return F.scaled_dot_product_attention(q_BHRK, k_BHLK, v_BHLK, bias_B11L, dropout_p=p)
 
 

@@ -18,6 +18,7 @@ from mslt.analysis.comparison import write_results
 from mslt.config import Config
 from mslt.console import duration
 from mslt.data.store import TokenStore
+from mslt.devices import pick_device
 from mslt.files import appearing, locked, refuse_standing
 from mslt.forecast import outcome
 from mslt.job import Job, store_hash
@@ -27,7 +28,6 @@ from mslt.replicas import hand_out
 from mslt.resume import reopen
 from mslt.run import Run, to_json, write_text
 from mslt.signals import SAVE, Signals
-from mslt.trainer import pick_device
 from mslt.turns import Loop, Turn, in_turns
 from mslt.world import Poll, World, joined
 

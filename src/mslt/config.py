@@ -146,8 +146,8 @@ class Config:
             100). What does not fit is computed anew each time.
         recompute: keep only the input of each learning layer and compute the layer again in the
             backward pass: less memory, for a third more work.
-        compile: fuse the operations of a layer with torch.compile. auto does so on a GPU alone: on
-            a CPU it was found to gain nothing.
+        compile: fuse the operations of a layer with torch.compile, and on a GPU repeat steps from
+            CUDA graphs. auto does so on a GPU alone: on a CPU it was found to gain nothing.
         reduce: how gradients travel between processes. bf16 rounds each process' sum, and halves
             the bytes; one process sends nothing.
         look_ahead: pass the forward-only layers of the next step while the gradients of several

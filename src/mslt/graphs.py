@@ -10,7 +10,7 @@ from torch import Tensor
 Made = TypeVar("Made")
 Given = Sequence[Tensor | None]
 
-# More kinds of work than this are not recorded: each keeps its tensors.
+# More kinds of work than this are not recorded: each keeps the tensors that it is given and makes.
 MOST = 16
 
 
@@ -18,8 +18,8 @@ class Graphs:
     """Records work that is done for the third time, and from then on repeats the record.
 
     The work may draw random numbers from the device's own generator alone, which is seeded before
-    it and not in it: a record begins with the seed that stands when it is repeated. Of what it
-    makes, tensors are overwritten at the next call, and all else is as it was when recorded.
+    it and not in it: a record begins with the seed that stands when it is repeated. What it makes
+    are tensors, and what else is as it was when recorded.
     """
 
     def __init__(self) -> None:
@@ -40,14 +40,20 @@ class Graphs:
             count = self._seen[key] = self._seen.get(key, 0) + 1
             if count <= 2 or len(self._records) == MOST:  # it compiles and warms up first
                 return work(*given)
-            torch.cuda.empty_cache()  # what was used so far is free for the record
             self._records[key] = _Record(work, given, self._pool.handle)
-        made: Made = self._records[key](given)
+        made: Made = _copied(self._records[key](given))
         return made
 
 
+def _copied(made: Any) -> Any:
+    """Tensors that no other record will overwrite: those of a record lie where others compute."""
+    if isinstance(made, tuple):
+        return tuple(_copied(part) for part in made)
+    return made.clone() if isinstance(made, Tensor) else made
+
+
 class _Pool:
-    """Memory that all records share: one is over, and its results used, when the next begins."""
+    """Memory that all records share: one is over, its results copied, when another begins."""
 
     _last: "weakref.ref[_Pool] | None" = None
 

@@ -22,13 +22,14 @@ from mslt.data.instances import Batch, Instances
 from mslt.data.masking import VocabularyFacts
 from mslt.data.store import TokenStore
 from mslt.data.tokenizer import read_vocabulary
+from mslt.devices import Precision, pick_device, pick_precision
 from mslt.layout import Start
 from mslt.model import Encoder
 from mslt.options import flatten
 from mslt.plan import Plan
 from mslt.prefix import CACHED_TOKENS, Kind, pick_kind
 from mslt.records import opened
-from mslt.trainer import Precision, Settings, pick_device, pick_precision
+from mslt.trainer import Settings
 from mslt.world import World
 
 # Tokens that go through the forward-only layers at once, where more of them than of the learning
@@ -246,7 +247,9 @@ def choices(config: Config, plan: Plan, began: Mapping[str, Any], world: World) 
     prefix = began.get("prefix") or prefix_wanted(config, precision)
     return {
         "precision": precision,
-        "prefix": pick_kind(prefix, world.device, config.model.hidden_size),
+        "prefix": pick_kind(
+            prefix, world.device, config.model.hidden_size, config.model.intermediate_size
+        ),
         "micro_batches": pick_micro_batches(config, plan, began, world),
     }
 

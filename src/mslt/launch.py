@@ -10,6 +10,7 @@ from mslt.config import Config
 from mslt.console import Console
 from mslt.data.store import SAMPLE, TokenStore
 from mslt.data.tokenizer import refuse_other
+from mslt.devices import pick_device
 from mslt.forecast import Forecast
 from mslt.guard import Diverged
 from mslt.job import Job
@@ -20,7 +21,6 @@ from mslt.replicas import hand_out
 from mslt.resume import reopen
 from mslt.run import Run
 from mslt.signals import SAVE, Signals, preparing
-from mslt.trainer import pick_device
 from mslt.world import Poll, World, joined
 
 

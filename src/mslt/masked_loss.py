@@ -44,7 +44,15 @@ class Slopes(nn.Module):
         """
         if logits_NV.device.type == "cpu":
             return in_the_cache(logits_NV, ids_N1, weights_N1, total_V)
-        return at_once(logits_NV, bias_V, ids_N1, weights_N1, total_V)
+        if torch.compiler.is_compiling():
+            return at_once(logits_NV, bias_V, ids_N1, weights_N1, total_V)
+        # Else each operation would write as many numbers in fp32.
+        size = max(1, CHUNK_LOGITS // len(bias_V))
+        loss = bias_V.new_zeros((), dtype=torch.float32)
+        for start in range(0, len(logits_NV), size):
+            part = slice(start, start + size)
+            loss += at_once(logits_NV[part], bias_V, ids_N1[part], weights_N1[part], total_V)
+        return loss
 
 
 def at_once(

@@ -156,24 +156,26 @@ def _prepared(block: Block, kind: Kind, inside: torch.dtype) -> nn.Module:
     return block if weight.dtype == inside else copy.deepcopy(block).to(inside)
 
 
-def pick_kind(wanted: str, device: str, width: int) -> Kind:
+def pick_kind(wanted: str, device: str, width: int, inner: int | None = None) -> Kind:
     """How forward-only layers compute: `fast` is the fastest kind that the device has.
 
     Args:
         wanted: what the config says.
         device: where they run.
-        width: of the model. Where bf16 is fast, it takes a wide one for int8 to be faster.
+        width: of the model. Where bf16 is fast, it takes a wide one for 8 bits to be faster.
+        inner: of its feed-forward parts, by default four times as much.
 
     Raises:
         ValueError: 8 bits are asked for where torch has no products of them.
     """
     int8 = device == "cpu" and multiplies_int8()
-    fp8 = multiplies_fp8(device) and width % 16 == 0
+    even = width % 16 == 0 == (inner or 4 * width) % 16
+    fp8 = even and multiplies_fp8(device)
     if wanted == "int8" and not int8:
         raise ValueError("prefix int8 needs an x86 CPU; on a GPU, fast is fp8 or bf16")
     if wanted == "fp8" and not fp8:
         raise ValueError(
-            "prefix fp8 needs a width that 16 divides, and a GPU of compute capability 8.9 or more "
+            "prefix fp8 needs widths that 16 divides, and a GPU of compute capability 8.9 or more "
             "(Ada, Hopper), or a CPU, which is slow at it"
         )
     if wanted != "fast":

@@ -23,7 +23,7 @@ def buckets(spans: Mapping[str, slice], order: Sequence[str]) -> list[tuple[slic
     """Cut a buffer into slices of whole tensors: those that are complete first come first.
 
     Args:
-        spans: where each tensor lies, by name; neighbours without gaps.
+        spans: where each tensor lies, by name; neighbours, but for gaps that align them.
         order: names in the order of the forward pass, whose reverse is that of the backward pass.
 
     Returns:

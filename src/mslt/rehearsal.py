@@ -28,7 +28,7 @@ from mslt.run import Run
 from mslt.schedule import Schedule
 from mslt.words import describe, duration
 
-STEPS = 4  # of each stage: its first two and its last two
+TIMED = 3  # steps of each stage, the last of which tells the forward-only layers' part
 LONG = 10_000  # steps from which on a run is rehearsed unasked, which costs it 0.2 % at most
 
 
@@ -67,7 +67,8 @@ def rehearse(job: Job, store: TokenStore, out: Path) -> Forecast:
         OSError: the disk is full or not writable.
     """
     say = Console(job.plan, job.config.batch_size, quiet=not job.world.main).say
-    say(f"rehearsal, {STEPS} steps of each stage on a model that is thrown away:")
+    steps = warm_up(job.world.device) + TIMED
+    say(f"rehearsal, {steps} steps of each stage on a model that is thrown away:")
     seconds, stretch = list[float](), None
     for stretch in stretches(job, store, out.absolute().with_name(f".{out.name}.rehearsal")):
         stage = job.plan.stages[stretch.index]
@@ -79,25 +80,32 @@ def rehearse(job: Job, store: TokenStore, out: Path) -> Forecast:
         )
     assert stretch is not None
     evaluation = seconds_to_evaluate(job, stretch.done)
-    forecast = Forecast(f"{STEPS} steps of each stage before it", tuple(seconds), evaluation)
+    forecast = Forecast(f"{steps} steps of each stage before it", tuple(seconds), evaluation)
     say(_foretold(job, out, forecast.training(job.plan), evaluation))
     return forecast
 
 
-def stretches(job: Job, store: TokenStore, folder: Path, steps: int = STEPS) -> Iterator[Stretch]:
+def warm_up(device: str) -> int:
+    """Steps of a stage that take longer than others: the first; on a GPU, which records, three."""
+    return 3 if device.startswith("cuda") else 1
+
+
+def stretches(
+    job: Job, store: TokenStore, folder: Path, steps: int | None = None
+) -> Iterator[Stretch]:
     """Every stage of a job in turn, by a few steps on a model that is thrown away.
 
     Args:
         job: a run, or any plan that can be trained.
         store: its text.
         folder: what it writes meanwhile; removed at the end.
-        steps: of each stage.
+        steps: of each stage; by default as many as it takes.
 
     Raises:
         ValueError: a stage does not fit into memory.
         OSError: the disk is full or not writable.
     """
-    short = _shortened(job, steps)
+    short = _shortened(job, steps or warm_up(job.world.device) + TIMED)
 
     def new() -> Run:
         shutil.rmtree(folder, ignore_errors=True)
@@ -119,9 +127,9 @@ def _stretches(job: Job, short: Job, run: Run) -> Iterator[Stretch]:
             took.append(done.clock.seconds - before)
             before, index, end = done.clock.seconds, done.index, short.plan.ends[done.index]
             if done.step == end - 1:  # to time a phase is to wait for the device
-                done.trainer.phases = Phases(lambda: now(device))
+                done.trainer.time(Phases(lambda: now(device)))
             if done.step == end:
-                usual = median(took[1:-1] or took[-1:])  # the first warms up, and compiles
+                usual = median(took[warm_up(device) : -1] or took[-1:])
                 prefix = done.trainer.phases.seconds.get("prefix", 0.0)
                 yield Stretch(index, usual, prefix, peak(device), done)
                 took, index = [], index + 1

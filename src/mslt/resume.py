@@ -12,13 +12,13 @@ from typing import Any
 from mslt.checkpoint import State
 from mslt.config import OPERATIONAL, Config
 from mslt.data.store import TokenStore
+from mslt.devices import pick_device, pick_precision
 from mslt.job import Job, fitting_micro_batch
 from mslt.layout import read_start, step_of
 from mslt.options import did_you_mean, flatten
 from mslt.plan import Plan
 from mslt.replicas import hand_out
 from mslt.run import Run
-from mslt.trainer import pick_device, pick_precision
 from mslt.world import World
 
 # What makes a plan longer; a store and a tokenizer are no options, and have names of their own.

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -11,20 +11,21 @@ from torch import Tensor
 
 from mslt.config import OptimizerConfig
 from mslt.data.instances import Batch
+from mslt.devices import Precision
 from mslt.dropout import deal_words
 from mslt.graphs import Graphs
 from mslt.growth import forward_only, learning
-from mslt.machine import Sent, keep_freed_memory, multiplies_bf16_fast, seed, to_device
+from mslt.machine import Sent, keep_freed_memory, seed, to_device
 from mslt.model import Encoder
 from mslt.objective import Inputs, Objective, pretraining, scores
 from mslt.optim import Moments, Optimizer
+from mslt.phases import Phases
 from mslt.prefix import Kind, Prefix
 from mslt.reducer import Reducer, Wire
 from mslt.twin import Twin
-from mslt.world import World
+from mslt.world import Sum, World
 
 Made = TypeVar("Made")
-Precision = Literal["fp32", "bf16"]
 
 SCORES = ("mlm_loss", "mlm_right", "pair_loss", "pair_right")
 
@@ -44,7 +45,8 @@ class Settings:
             micro_batch; only as many as that where these layers are computed exactly.
         prefix: how the forward-only layers compute.
         recompute: save memory by computing the learning layers twice.
-        compile: run layers that torch.compile has fused, but for int8 ones.
+        compile: run layers, embeddings, loss and LAMB as torch.compile has fused them, but for what
+            is packed for a CPU; alone on a GPU, from CUDA graphs.
         pair: whether there is a sentence-pair loss.
         seed: of the dropout.
         first: place of this process' first sequence in the batch of a step.
@@ -106,6 +108,8 @@ class Trainer:
     ) -> None:
         if model.device.type == "cpu":
             keep_freed_memory()
+        elif model.device.type == "cuda":
+            torch.cuda.set_device(model.device)  # of which graphs and events are then
         self.model = model
         self.settings = settings
         self.world = world or World()
@@ -175,9 +179,8 @@ class Trainer:
         self.twin.begin()
         for start, inputs, x_BLD in self._micro_batches(step, batch):
             self._seed(step, "learning", start)
-            counted.wait()
             last = start + len(inputs.input_ids) == end
-            sums += self._learn(inputs, x_BLD, counts, last=last)
+            sums += self._learn(inputs, x_BLD, counts, counted, last=last)
         self.optimizer.drop(self.twin.left)
         following = None if upcoming is None else partial(self._follow, step + 1, upcoming)
         if self.world.size > 1:
@@ -195,7 +198,9 @@ class Trainer:
                 self.twin.spread()
         return metrics
 
-    def _learn(self, inputs: Inputs, x_BLD: Tensor | None, counts: Tensor, *, last: bool) -> Tensor:
+    def _learn(
+        self, inputs: Inputs, x_BLD: Tensor | None, counts: Tensor, counted: Sum, *, last: bool
+    ) -> Tensor:
         """Add a micro-batch's gradients; the objective's parts of it, sums [parts]."""
 
         def work(
@@ -203,6 +208,7 @@ class Trainer:
         ) -> tuple[Tensor, frozenset[str]]:
             with self.phases("forward"):
                 parts = self._losses(inputs, x_BLD)
+                counted.wait()
                 loss = (parts / counts).sum()
             with self.phases("backward"):
                 if last:
@@ -251,8 +257,8 @@ class Trainer:
     def _follow(self, step: int, upcoming: Callable[[], Batch]) -> None:
         """Make the batch of a step to come, and pass its forward-only layers.
 
-        Until the gradients have arrived: passing more than that costs nothing but memory, since it
-        has to be done anyway. On a GPU one group, which is under way when a step is accepted.
+        One group of it, and more until the gradients have arrived: passing more than the time
+        allows costs nothing but memory, since it has to be done anyway.
         """
         with self.phases("data"):
             batch = upcoming()
@@ -303,6 +309,10 @@ class Trainer:
             if self._fast_prefix is not self.prefix:  # it reads files
                 return first, inputs, self._fast_prefix(inputs)
             return first, inputs, self._replayed("prefix", self.prefix, inputs)
+
+    def time(self, phases: Phases) -> None:
+        """Let all phases of the steps to come be timed: nothing has been done before its own."""
+        self.phases, self._ahead = phases, None
 
     def _seed(self, step: int, part: str, start: int, more: int = 0) -> None:
         """Make dropout a function of the step and the place in its batch.
@@ -359,33 +369,3 @@ def _compile(model: Encoder, prefix: Prefix) -> None:
     for block in model.blocks[model.config.blocks(prefix.layers) :]:
         block.compile(dynamic=False)
     prefix.compile()
-
-
-def pick_precision(wanted: str, device: str) -> Precision:
-    """bf16 where the device multiplies bf16 matrices fast, else fp32.
-
-    Raises:
-        ValueError: bf16 is asked for on a GPU that lacks it.
-    """
-    if device.startswith("cuda"):
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-        if wanted == "bf16" and not fast:
-            raise ValueError("precision bf16 is not supported by this GPU: use fp32")
-    else:
-        fast = wanted == "auto" and multiplies_bf16_fast()
-    if wanted == "auto":
-        return "bf16" if fast else "fp32"
-    return "bf16" if wanted == "bf16" else "fp32"
-
-
-def pick_device(wanted: str) -> str:
-    """The device to train on: `auto` is the first GPU, else the CPU.
-
-    Raises:
-        ValueError: a GPU is asked for and there is none.
-    """
-    if wanted == "auto":
-        return "cuda:0" if torch.cuda.is_available() else "cpu"
-    if wanted.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"device {wanted} was asked for, but torch sees no GPU")
-    return wanted

@@ -20,10 +20,10 @@ from mslt.analysis.planning import Prospect
 from mslt.analysis.scale import Accelerator
 from mslt.config import Config
 from mslt.data.store import TokenStore
+from mslt.devices import pick_device, pick_precision
 from mslt.job import Job, fitting_micro_batch, pick_micro_batches
 from mslt.plan import Plan
 from mslt.rehearsal import Stretch, seconds_to_evaluate, stretches
-from mslt.trainer import pick_device, pick_precision
 from mslt.words import describe, metric
 
 FIRST = 4  # steps of each kind that show how many more there is time for

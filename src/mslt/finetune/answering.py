@@ -4,13 +4,13 @@ from pathlib import Path
 
 from mslt import foreign
 from mslt.data.tokenizer import given
+from mslt.devices import pick_device
 from mslt.finetune import glue, submission
 from mslt.finetune.examples import encode
 from mslt.finetune.grid import GRID
 from mslt.finetune.loop import answers, predict
 from mslt.finetune.model import read
 from mslt.finetune.tasks import GLUE, Sentences
-from mslt.trainer import pick_device
 
 
 def submit(grid: Path, where: str, out: Path, *, fill: bool, device: str) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from mslt import foreign
 from mslt.checkpoint import write_file
 from mslt.data.tokenizer import given
+from mslt.devices import Precision
 from mslt.files import appearing
 from mslt.finetune.loop import Diverged, How, fine_tune
 from mslt.finetune.material import Folders, Material, Scores, load
@@ -22,7 +23,6 @@ from mslt.finetune.tasks import TASKS, find
 from mslt.model import Encoder
 from mslt.pretrained import Pretrained, open_model
 from mslt.run import to_json
-from mslt.trainer import Precision
 from mslt.words import duration
 
 RESULT, MODEL = "result.json", "model"

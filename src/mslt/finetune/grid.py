@@ -14,6 +14,7 @@ import torch
 from mslt import foreign, layout
 from mslt.analysis.formats import aligned
 from mslt.checkpoint import WEIGHTS
+from mslt.devices import pick_device, pick_precision
 from mslt.files import appearing, locked, refuse_standing, sweep
 from mslt.finetune import summary
 from mslt.finetune.cell import MODEL, Work, folders, read_results, say
@@ -23,7 +24,6 @@ from mslt.finetune.settings import Cell, FinetuneConfig
 from mslt.finetune.tasks import find
 from mslt.pretrained import Pretrained, open_model
 from mslt.run import to_json, write_text
-from mslt.trainer import pick_device, pick_precision
 from mslt.words import duration
 
 GRID, CELLS, TABLE, LOCK = "grid.json", "cells", "table.md", ".lock"

@@ -10,13 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mslt.config import OptimizerConfig
+from mslt.devices import Precision
 from mslt.finetune.examples import Encoded, TaskInputs, reading_order, training_order
 from mslt.finetune.model import SentenceHead, TaskModel
 from mslt.finetune.tasks import HIGHEST, LOWEST
 from mslt.growth import freeze
 from mslt.objective import Objective
 from mslt.schedule import Schedule
-from mslt.trainer import Precision, Settings, Trainer
+from mslt.trainer import Settings, Trainer
 from mslt.world import World
 
 READ_BATCH = 64  # sequences that are predicted at once
