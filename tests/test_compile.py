@@ -14,7 +14,14 @@ from mslt.model import Encoder
 from mslt.optim import Optimizer
 from mslt.trainer import Settings, Trainer
 
-EAGER = Settings(OptimizerConfig("adamw"), "fp32", micro_batch=8, pair=True, seed=7, prefix="fp32")
+EAGER = Settings(
+    *(OptimizerConfig("adamw"), "fp32"),
+    micro_batch=8,
+    pair=True,
+    seed=7,
+    prefix="fp32",
+    kernels=False,
+)
 
 
 def loss(config: ModelConfig, settings: Settings, depth: int, below: int, batch: Batch) -> float:

@@ -26,8 +26,8 @@ ROWS = (
     ("data",),
     ("initial", "dropout", "norm", "machine", "world", "forecast", "status", "screen"),
     ("trackers", "watching"),
-    ("attention", "linear", "graphs", "devices"),
-    ("masked_loss",),
+    ("attention", "linear", "graphs", "devices", "kernels"),
+    ("masked_loss", "fused"),
     ("model", "optim"),
     ("growth", "objective", "checkpoint", "weights"),
     ("packed",),
@@ -123,9 +123,10 @@ def test_no_import_goes_in_a_circle():
 
 def test_the_model_knows_nothing_of_stages_data_or_processes():
     assert ours(imported(ast.walk(tree(FILES["model"])))) == {
-        "attention",
         "dropout",
+        "fused",
         "initial",
+        "kernels",
         "linear",
         "masked_loss",
         "norm",

@@ -12,7 +12,8 @@ from torch import Tensor
 from mslt.config import ModelConfig, OptimizerConfig
 from mslt.data.instances import Batch
 from mslt.growth import freeze, is_fixed, learning
-from mslt.model import Encoder
+from mslt.kernels import find
+from mslt.model import Encoder, equip
 from mslt.objective import Inputs, losses
 from mslt.optim import Moment, Optimizer, decays
 from mslt.plan import build_plan
@@ -58,18 +59,20 @@ def train(model: Encoder, settings: Settings, batches: list[Batch], lr: float = 
 # --- against plain loops ------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("kernels", [False, True])
 @pytest.mark.parametrize("optimizer", [ADAMW, LAMB], ids=lambda config: config.name)
-def test_a_whole_plan_is_a_plain_loop_bit_for_bit(tiny, random_batch, optimizer):
+def test_a_whole_plan_is_a_plain_loop_bit_for_bit(tiny, random_batch, optimizer, kernels):
     """Dropout included: the seed of a step's draws is all that the loop has to know."""
     model = Encoder(tiny, 3)
     seen = []
     for _, stage, steps in PLAN.remaining(0):
         freeze(model, stage.learns_from)
-        trainer = Trainer(model, replace(PLAIN, optimizer=optimizer), {})
+        trainer = Trainer(model, replace(PLAIN, optimizer=optimizer, kernels=kernels), {})
         for step in steps:
             seen.append(trainer.step(step, random_batch(step), PLAN.lr(step)))
 
     plain = Encoder(tiny, 3).train()
+    equip(plain, find(torch.float32) if kernels else None)
     plain_optimizer = Optimizer(dict(plain.named_parameters()), optimizer)
     for step in range(6):
         batch = random_batch(step)

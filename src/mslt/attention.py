@@ -19,6 +19,8 @@ from mslt.dropout import Words, below_threshold, kept_share
 # Scores of this size stay in the second-level cache of a core; best of 0.25 to 32 MB.
 CHUNK_BYTES = 1 << 20
 
+Part = tuple[slice, slice]  # of the sequences, and of their heads
+
 
 def attend(
     q_BHRK: Tensor, k_BHLK: Tensor, v_BHLK: Tensor, seen_BL: Tensor | None, p: float
@@ -69,14 +71,14 @@ class _Attend(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q_BHRK, k_BHLK, v_BHLK, bias_B11L, p, backward):  # type: ignore[no-untyped-def]
         B, H, R, K = q_BHRK.shape
-        parts = _parts((B, H, R, k_BHLK.shape[2]), q_BHRK.element_size())
+        pieces = parts((B, H, R, k_BHLK.shape[2]), q_BHRK.element_size())
         # Without a backward pass, room for one part after the other will do.
-        rows = B if backward else parts[0][0].stop
+        rows = B if backward else pieces[0][0].stop
         weights_BHRL = q_BHRK.new_empty(rows, H, R, k_BHLK.shape[2])
         keep_BHRL = torch.empty_like(weights_BHRL) if p else None
         words = Words() if p else None
         out_BHRK = _heads_of_rows(q_BHRK)
-        for part in parts:
+        for part in pieces:
             q, k, v = (_heads(x[part]) for x in (q_BHRK, k_BHLK, v_BHLK))
             place = part if backward else (slice(len(q_BHRK[part])), part[1])
             w = _heads(weights_BHRL[place])
@@ -99,7 +101,7 @@ class _Attend(torch.autograd.Function):
         q_BHRK, k_BHLK, v_BHLK, weights_BHRL, keep_BHRL = ctx.saved_tensors
         K = q_BHRK.shape[3]
         dq, dk, dv = (_heads_of_rows(x) for x in (q_BHRK, k_BHLK, v_BHLK))
-        for part in _parts(weights_BHRL.shape, weights_BHRL.element_size()):
+        for part in parts(weights_BHRL.shape, weights_BHRL.element_size()):
             q, k, v, w = (_heads(x[part]) for x in (q_BHRK, k_BHLK, v_BHLK, weights_BHRL))
             grad = _heads(grad_BHRK[part])
             dropped = w
@@ -133,7 +135,7 @@ def _heads_of_rows(x_BHRK: Tensor) -> Tensor:
     return x_BHRK.new_empty(B, R, H, K).transpose(1, 2)
 
 
-def _parts(shape: tuple[int, ...], size: int) -> list[tuple[slice, slice]]:
+def parts(shape: tuple[int, ...], size: int) -> list[Part]:
     """Runs of sequences whose scores fit CHUNK_BYTES, or of heads where one sequence's do not.
 
     Args:

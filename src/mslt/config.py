@@ -146,8 +146,10 @@ class Config:
             100). What does not fit is computed anew each time.
         recompute: keep only the input of each learning layer and compute the layer again in the
             backward pass: less memory, for a third more work.
-        compile: fuse the operations of a layer with torch.compile, and on a GPU repeat steps from
-            CUDA graphs. auto does so on a GPU alone: on a CPU it was found to gain nothing.
+        compile: fuse the operations of a layer: on a GPU, auto and on do so with torch.compile, and
+            repeat steps from CUDA graphs. On a CPU auto uses functions in C instead, where there is
+            a C compiler (cc, or what CC names) to make them on first use; on, torch.compile, which
+            is slower there. off uses torch's operations one by one.
         reduce: how gradients travel between processes. bf16 rounds each process' sum, and halves
             the bytes; one process sends nothing.
         look_ahead: pass the forward-only layers of the next step while the gradients of several

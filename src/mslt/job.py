@@ -139,6 +139,7 @@ class Job:
             recompute=self.config.recompute,
             compile=self.config.compile == "on"
             or (self.config.compile == "auto" and self.world.device.startswith("cuda")),
+            kernels=self.config.compile == "auto",
             pair=self.config.instances.pair != "none",
             seed=self.config.seed,
             first=self.rows(index).start,

@@ -28,6 +28,14 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return y
 
 
+def product(x: Tensor, weight: Tensor) -> Tensor:
+    """x weight', for no gradients: [..., out] for [..., in]."""
+    if x.dtype != torch.bfloat16 or not has_onednn_bf16():
+        return F.linear(x, weight)
+    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+    return y
+
+
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias):  # type: ignore[no-untyped-def]

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mslt import initial
-from mslt.attention import attend
 from mslt.dropout import Dropout
+from mslt.fused import attention, gelu_of, normed_sum
+from mslt.kernels import Kernels
 from mslt.linear import Linear, linear
 from mslt.masked_loss import Slopes
 from mslt.norm import LayerNorm
@@ -74,21 +75,22 @@ class Attention(nn.Module):
         self.norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = Dropout(config.hidden_dropout_prob)
         self.weights_dropout_prob = config.attention_probs_dropout_prob
+        self.kernels: Kernels | None = None
 
     def forward(self, x_BLD: Tensor, seen_BL: Tensor | None, rows_BR: Tensor | None) -> Tensor:
         """[B, R, D] for the rows that are asked for, or [B, L, D] for all of them."""
         D = x_BLD.shape[-1]
+        queries_BRD = None
         if rows_BR is None:
             residual_BRD = x_BLD
-            q, k, v = self.qkv(x_BLD).split(D, dim=-1)
+            projected_BLS = self.qkv(x_BLD)
         else:
             residual_BRD = take_rows(x_BLD, rows_BR)
-            q = linear(residual_BRD, self.qkv.weight[:D], self.qkv.bias[:D])
-            k, v = linear(x_BLD, self.qkv.weight[D:], self.qkv.bias[D:]).split(D, dim=-1)
-        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (q, k, v))
-        mixed_BHRK = attend(q, k, v, seen_BL, self.weights_dropout_prob if self.training else 0.0)
-        mixed_BRD = mixed_BHRK.transpose(1, 2).flatten(2)
-        return self.norm(self.dropout.onto(residual_BRD, self.out(mixed_BRD)))
+            queries_BRD = linear(residual_BRD, self.qkv.weight[:D], self.qkv.bias[:D])
+            projected_BLS = linear(x_BLD, self.qkv.weight[D:], self.qkv.bias[D:])
+        p = self.weights_dropout_prob if self.training else 0.0
+        mixed_BRD = attention(queries_BRD, projected_BLS, self.heads, seen_BL, p, self.kernels)
+        return normed_sum(residual_BRD, self.out, mixed_BRD, self.dropout, self.norm, self.kernels)
 
 
 class FeedForward(nn.Module):
@@ -101,11 +103,12 @@ class FeedForward(nn.Module):
         self.norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = Dropout(config.hidden_dropout_prob)
         self.gelu = GELU[config.hidden_act]
+        self.kernels: Kernels | None = None
 
     def forward(self, x_BRD: Tensor) -> Tensor:
         """[B, R, D], the same shape as it is given."""
-        inner = F.gelu(self.up(x_BRD), approximate=self.gelu)
-        return self.norm(self.dropout.onto(x_BRD, self.down(inner)))
+        inner_BRI = gelu_of(self.up, x_BRD, self.gelu, self.kernels)
+        return normed_sum(x_BRD, self.down, inner_BRI, self.dropout, self.norm, self.kernels)
 
 
 class Block(nn.Module):
@@ -121,6 +124,13 @@ class Block(nn.Module):
     ) -> Tensor:
         """[B, R, D]; keys and values come from all of [B, L, D], the rest from the rows alone."""
         return self.mlp(self.attention(x_BLD, seen_BL, rows_BR))
+
+
+def equip(modules: nn.Module, kernels: Kernels | None) -> None:
+    """Let the layers among them compute what is between their products by these, or by none."""
+    for module in modules.modules():
+        if isinstance(module, Attention | FeedForward):
+            module.kernels = kernels
 
 
 class Head(nn.Module):

@@ -2,12 +2,14 @@
 
 import copy
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mslt.attention import attend
+from mslt.fused import attention
+from mslt.kernels import Kernels
 from mslt.model import Block
 
 # The largest number in 8 bits with 4 of exponent and 3 of mantissa.
@@ -23,11 +25,12 @@ class PackedBlock(nn.Module):
     """
 
     def __init__(
-        self, block: Block, product: "type[Bf16Product | Int8Product | Fp8Product]"
+        self, block: Block, product: "Callable[[nn.Linear], Bf16Product | Int8Product | Fp8Product]"
     ) -> None:
         super().__init__()
         attention, mlp = block.attention, block.mlp
         self.heads = attention.heads
+        self.kernels = attention.kernels
         self.qkv, self.out = product(attention.qkv), product(attention.out)
         self.up = product(mlp.up)
         self.down = (
@@ -43,11 +46,7 @@ class PackedBlock(nn.Module):
 
     def forward(self, x_BLD: Tensor, seen_BL: Tensor | None) -> Tensor:
         """[B, L, D], the same shape as it is given."""
-        q, k, v = (
-            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for part in self.qkv(x_BLD).chunk(3, -1)
-        )
-        mixed_BLD = attend(q, k, v, seen_BL, 0.0).transpose(1, 2).flatten(2)
+        mixed_BLD = attention(None, self.qkv(x_BLD), self.heads, seen_BL, 0.0, self.kernels)
         x_BLD = self.norms[0](self.out.onto(x_BLD, mixed_BLD))
         after: Tensor = self.norms[1](self.down.onto(x_BLD, self.up(x_BLD, self.gelu)))
         return after
@@ -83,9 +82,14 @@ class Int8Product:
     """A fixed linear layer on a CPU; products are of 8-bit integers, the output is of x's dtype.
 
     Weights are scaled row by row and packed once; each call scales its input by its range.
+
+    Args:
+        linear: the layer.
+        kernels: of the type of its inputs, if any.
     """
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, linear: nn.Linear, kernels: Kernels | None = None) -> None:
+        self._kernels = kernels
         weight = linear.weight.detach().float()
         scales = weight.abs().amax(1).clamp(min=1e-12) / 127
         integers = (weight / scales[:, None]).round().to(torch.int8)
@@ -111,6 +115,8 @@ class Int8Product:
 
     def _integers(self, x: Tensor) -> tuple[Tensor, float, int]:
         """x as unsigned bytes, what one of them is worth, and which of them is zero."""
+        if self._kernels is not None and x.dtype == self._kernels.dtype:
+            return *self._kernels.quantize(x.contiguous(), self._most), self._most + 1
         low, high = torch.aminmax(x)
         scale = max(-float(low), float(high), 1e-12) / self._most
         zero = self._most + 1

@@ -10,11 +10,13 @@ that does to the loss is measured in docs/log.md.
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
+from mslt.kernels import find
 from mslt.machine import (
     has_onednn_bf16,
     multiplies_bf16_fast,
@@ -22,7 +24,7 @@ from mslt.machine import (
     multiplies_int8,
     side_by_side,
 )
-from mslt.model import Block, Encoder
+from mslt.model import Block, Encoder, equip
 from mslt.objective import Inputs
 from mslt.packed import Bf16Product, Fp8Product, Int8Product, PackedBlock
 
@@ -148,12 +150,17 @@ def _prepared(block: Block, kind: Kind, inside: torch.dtype) -> nn.Module:
     """The layer itself, or a copy of it that computes in another way."""
     weight = block.mlp.up.weight
     if kind == "int8":
-        return PackedBlock(block, Int8Product)
+        return PackedBlock(block, partial(Int8Product, kernels=block.mlp.kernels))
     if kind == "fp8":
         return PackedBlock(block, Fp8Product)
     if kind == "bf16" and weight.device.type == "cpu" and has_onednn_bf16():
         return PackedBlock(block, Bf16Product)
-    return block if weight.dtype == inside else copy.deepcopy(block).to(inside)
+    if weight.dtype == inside:
+        return block
+    other = copy.deepcopy(block).to(inside)
+    if block.mlp.kernels is not None:
+        equip(other, find(inside))
+    return other
 
 
 def pick_kind(wanted: str, device: str, width: int, inner: int | None = None) -> Kind:

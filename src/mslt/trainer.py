@@ -15,8 +15,9 @@ from mslt.devices import Precision
 from mslt.dropout import deal_words
 from mslt.graphs import Graphs
 from mslt.growth import forward_only, learning
+from mslt.kernels import find
 from mslt.machine import Sent, keep_freed_memory, seed, to_device
-from mslt.model import Encoder
+from mslt.model import Encoder, equip
 from mslt.objective import Inputs, Objective, pretraining, scores
 from mslt.optim import Moments, Optimizer
 from mslt.phases import Phases
@@ -47,6 +48,8 @@ class Settings:
         recompute: save memory by computing the learning layers twice.
         compile: run layers, embeddings, loss and LAMB as torch.compile has fused them, but for what
             is packed for a CPU; alone on a GPU, from CUDA graphs.
+        kernels: else on a CPU, let layers compute what is between their products by our own
+            functions in C, where there is a compiler for them.
         pair: whether there is a sentence-pair loss.
         seed: of the dropout.
         first: place of this process' first sequence in the batch of a step.
@@ -64,6 +67,7 @@ class Settings:
     prefix_batch: int = 0
     recompute: bool = False
     compile: bool = False
+    kernels: bool = True
     first: int = 0
     reduce: Wire = "fp32"
     look_ahead: bool = False
@@ -131,6 +135,8 @@ class Trainer:
         complete = None if alone else self.reducer.complete
         self.twin = Twin(model, bf16=half, complete=complete)
         self.computing = self.twin.model
+        if settings.kernels and not settings.compile and model.device.type == "cpu":
+            equip(self.computing, find(self.computing.dtype))
         self.prefix = Prefix(self.computing, forward_only(model), settings.prefix)
         self._fast_prefix = keep(self.prefix) if keep else self.prefix
         self.phases = self.world.phases

@@ -1,0 +1,429 @@
+/* What a layer does between its products, on a CPU: each function reads and writes once what a row
+ * of torch's operations would once each. `kernels.py` compiles it, for bf16, and for fp32 with
+ * -DFP32.
+ *
+ * All is computed in fp32, LANES numbers at a time; GCC makes of the vectors what the machine has.
+ * Sums over rows are of BLOCK rows each, added up in their order: they are the same bit for bit
+ * whatever the number of threads. So is dropout, a function of the place.
+ */
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
+
+enum { LANES = 16, BLOCK = 64 };
+
+typedef float    floats __attribute__((vector_size(4 * LANES)));
+typedef int32_t  ints   __attribute__((vector_size(4 * LANES)));
+typedef uint32_t words  __attribute__((vector_size(4 * LANES)));
+typedef uint16_t halves __attribute__((vector_size(2 * LANES)));
+typedef uint8_t  bytes  __attribute__((vector_size(LANES)));
+
+static const words PLACES = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+
+static inline long at_most(long n, long most) { return n < most ? n : most; }
+
+/* n numbers in fp32, LANES at most; zeros behind them. */
+static inline floats load32(const float *from, long n)
+{
+    floats x = {0};
+    if (n >= LANES)
+        memcpy(&x, from, sizeof x);
+    else
+        memcpy(&x, from, n * sizeof *from);
+    return x;
+}
+
+static inline void store32(float *to, floats x, long n)
+{
+    if (n >= LANES)
+        memcpy(to, &x, sizeof x);
+    else
+        memcpy(to, &x, n * sizeof *to);
+}
+
+#ifdef FP32
+typedef float number;
+#define load  load32
+#define store store32
+#else
+typedef uint16_t number;
+
+static inline floats load(const number *from, long n)
+{
+    halves h = {0};
+    if (n >= LANES)
+        memcpy(&h, from, sizeof h);
+    else
+        memcpy(&h, from, n * sizeof *from);
+    return (floats)(__builtin_convertvector(h, words) << 16);
+}
+
+/* To the nearest, of two as near to the even one. */
+static inline void store(number *to, floats x, long n)
+{
+#ifdef __AVX512BF16__
+    __m256bh h = _mm512_cvtneps_pbh((__m512)x);
+#else
+    words bits = (words)x;
+    halves h = __builtin_convertvector((bits + 0x7fff + ((bits >> 16) & 1)) >> 16, halves);
+#endif
+    if (n >= LANES)
+        memcpy(to, &h, sizeof h);
+    else
+        memcpy(to, &h, n * sizeof *to);
+}
+#endif
+
+static inline floats where(ints is, floats x, floats y)
+{
+    return (floats)((is & (ints)x) | (~is & (ints)y));
+}
+
+static inline floats within(floats x, float most)
+{
+    floats top = most + (floats){0};
+    return where(x > top, top, where(x < -top, -top, x));
+}
+
+/* x, and `rest` behind its first n. */
+static inline floats first(floats x, long n, float rest)
+{
+    return n >= LANES ? x : where((ints)PLACES < (int32_t)n, x, rest + (floats){0});
+}
+
+static inline float sum(floats x)
+{
+    float total = 0;
+    for (int i = 0; i < LANES; i++)
+        total += x[i];
+    return total;
+}
+
+static inline float largest(floats x)
+{
+    float most = x[0];
+    for (int i = 1; i < LANES; i++)
+        most = x[i] > most ? x[i] : most;
+    return most;
+}
+
+/* e^x for x up to 88, off by at most 2 units in the last place; 0 below -87. */
+static inline floats exponential(floats x)
+{
+    floats times = x * 1.44269504f, whole = times + 12582912.0f;
+    ints power = (ints)whole - 0x4b400000;
+    floats f = times - (whole - 12582912.0f);
+    floats p = f * 1.5403530e-4f + 1.3333558e-3f;
+    p = p * f + 9.6181291e-3f;
+    p = p * f + 5.5504109e-2f;
+    p = p * f + 2.4022651e-1f;
+    p = p * f + 6.9314718e-1f;
+    p = p * f + 1.0f;
+    p = where(x < -87.0f, (floats){0}, (floats)((ints)p + (power << 23)));
+    return where(x == x, p, x);
+}
+
+/* GELU and its slope. Exact: erf by Abramowitz and Stegun's 7.1.26, off by at most 1.5e-7. */
+static inline floats gelu(floats x, floats *slope)
+{
+    floats half = (floats)((ints)x & 0x7fffffff) * 0.70710678f;
+    floats t = 1.0f / (1.0f + 0.3275911f * half), bell = exponential(-half * half);
+    floats p = t * 1.061405429f - 1.453152027f;
+    p = p * t + 1.421413741f;
+    p = p * t - 0.284496736f;
+    p = p * t + 0.254829592f;
+    floats tail = 0.5f * p * t * bell, below = where(x < 0.0f, tail, 1.0f - tail);
+    *slope = below + x * bell * 0.39894228f;
+    return x * below;
+}
+
+/* By way of tanh, as ALBERT has it (`gelu_new`). */
+static inline floats gelu_tanh(floats x, floats *slope)
+{
+    floats in = within(x, 20.0f), cubic = 0.044715f * in * in;
+    floats twice = within(1.5957691f * in * (1.0f + cubic), 87.0f);
+    floats below = 1.0f / (1.0f + exponential(-twice));
+    *slope = below + in * below * (1.0f - below) * 1.5957691f * (1.0f + 3.0f * cubic);
+    return x * below;
+}
+
+/* Each bit as good as random of all others (C. Wellons' lowbias32, public domain). */
+static inline words mixed(words x)
+{
+    x = (x ^ (x >> 16)) * 0x7feb352du;
+    x = (x ^ (x >> 15)) * 0x846ca68bu;
+    return x ^ (x >> 16);
+}
+
+/* Dropout: a number is kept where 16 random bits stay below `keep`, and then scaled. `keep` of
+ * 65536 keeps all. */
+typedef struct { uint32_t seed[2]; int32_t keep; float scale; } dropping;
+
+/* The place of a row's first number: two runs of LANES share the words that are drawn. */
+static inline uint64_t begin(uint64_t row, long width)
+{
+    return row * ((width + 2 * LANES - 1) / (2 * LANES)) * (2 * LANES);
+}
+
+/* LANES numbers from a place on, which LANES divides. */
+static inline floats drop(floats x, uint64_t place, const dropping *d)
+{
+    if (d->keep >= 65536)
+        return x;
+    words at = PLACES + (uint32_t)(place / (2 * LANES) * LANES);
+    words drawn = mixed(mixed(at + d->seed[0]) + d->seed[1]);
+    words bits = place & LANES ? drawn >> 16 : drawn & 0xffff;
+    return where((ints)bits < d->keep, x * d->scale, (floats){0});
+}
+
+/* y = GELU(x + bias), [rows, width]; and its slopes, where they are wanted. */
+void gelu_forward(const number *x, const number *bias, number *y, number *slopes, long rows,
+                  long width, int by_tanh)
+{
+#pragma omp parallel for schedule(static)
+    for (long row = 0; row < rows; row++)
+        for (long i = 0; i < width; i += LANES) {
+            long at = row * width + i, n = at_most(width - i, LANES);
+            floats in = load(x + at, n) + load(bias + i, n), slope;
+            store(y + at, by_tanh ? gelu_tanh(in, &slope) : gelu(in, &slope), n);
+            if (slopes)
+                store(slopes + at, slope, n);
+        }
+}
+
+static long blocks(long rows) { return (rows + BLOCK - 1) / BLOCK; }
+
+/* Add up what the blocks have, [blocks, width], each block's at its start. */
+static void add_up(float *into, const float *of_blocks, long count, long apart, long width)
+{
+    for (long i = 0; i < width; i += LANES) {
+        long n = at_most(width - i, LANES);
+        floats total = {0};
+        for (long block = 0; block < count; block++)
+            total += load32(of_blocks + block * apart + i, n);
+        store32(into + i, total, n);
+    }
+}
+
+/* dx = dy slope, and dbias, its sum over the rows. Not 0: no memory. */
+int gelu_backward(const number *dy, const number *slopes, number *dx, float *dbias, long rows,
+                  long width)
+{
+    float *sums = calloc(blocks(rows) * width, sizeof *sums);
+    if (!sums)
+        return 1;
+#pragma omp parallel for schedule(static)
+    for (long block = 0; block < blocks(rows); block++)
+        for (long row = block * BLOCK; row < at_most((block + 1) * BLOCK, rows); row++)
+            for (long i = 0; i < width; i += LANES) {
+                long at = row * width + i, n = at_most(width - i, LANES);
+                floats d = load(dy + at, n) * load(slopes + at, n);
+                float *total = sums + block * width + i;
+                store(dx + at, d, n);
+                store32(total, load32(total, n) + d, n);
+            }
+    add_up(dbias, sums, blocks(rows), width, width);
+    free(sums);
+    return 0;
+}
+
+/* sum = residual + dropout(x + bias), y = LayerNorm(sum), [rows, width]; mean and 1 / deviation of
+ * each row. */
+void norm_forward(const number *residual, const number *x, const number *bias, const float *weight,
+                  const float *shift, number *sums, number *y, float *mean, float *inverse, long rows,
+                  long width, float eps, const dropping *d)
+{
+#pragma omp parallel for schedule(static)
+    for (long row = 0; row < rows; row++) {
+        floats total = {0}, square = {0};
+        number *s = sums + row * width;
+        for (long i = 0; i < width; i += LANES) {
+            long at = row * width + i, n = at_most(width - i, LANES);
+            floats in = drop(load(x + at, n) + load(bias + i, n), begin(row, width) + i, d);
+            store(s + i, load(residual + at, n) + in, n);
+            total += load(s + i, n); /* as it will be read again */
+        }
+        float middle = sum(total) / width;
+        for (long i = 0; i < width; i += LANES) {
+            long n = at_most(width - i, LANES);
+            floats off = first(load(s + i, n) - middle, n, 0);
+            square += off * off;
+        }
+        float root = 1 / sqrtf(sum(square) / width + eps);
+        for (long i = 0; i < width; i += LANES) {
+            long n = at_most(width - i, LANES);
+            floats unit = (load(s + i, n) - middle) * root;
+            store(y + row * width + i, unit * load32(weight + i, n) + load32(shift + i, n), n);
+        }
+        mean[row] = middle;
+        inverse[row] = root;
+    }
+}
+
+/* Slopes along the sum, along x, and along weight, shift and bias [3, width]. Not 0: no memory. */
+int norm_backward(const number *dy, const number *sums, const float *weight, const float *mean,
+                  const float *inverse, number *dsum, number *dx, float *fixed, long rows, long width,
+                  const dropping *d)
+{
+    float *added = calloc(blocks(rows) * 3 * width, sizeof *added);
+    if (!added)
+        return 1;
+#pragma omp parallel for schedule(static)
+    for (long block = 0; block < blocks(rows); block++) {
+        float *dweight = added + block * 3 * width, *dshift = dweight + width,
+              *dbias = dshift + width;
+        for (long row = block * BLOCK; row < at_most((block + 1) * BLOCK, rows); row++) {
+            floats along = {0}, total = {0};
+            for (long i = 0; i < width; i += LANES) {
+                long at = row * width + i, n = at_most(width - i, LANES);
+                floats slope = load(dy + at, n);
+                floats unit = (load(sums + at, n) - mean[row]) * inverse[row];
+                store32(dweight + i, load32(dweight + i, n) + slope * unit, n);
+                store32(dshift + i, load32(dshift + i, n) + slope, n);
+                slope *= load32(weight + i, n);
+                total += slope;
+                along += slope * unit; /* beyond the width, the slope is 0 */
+            }
+            float middle = sum(total) / width, tilt = sum(along) / width;
+            for (long i = 0; i < width; i += LANES) {
+                long at = row * width + i, n = at_most(width - i, LANES);
+                floats unit = (load(sums + at, n) - mean[row]) * inverse[row];
+                floats slope = load(dy + at, n) * load32(weight + i, n);
+                slope = (slope - middle - unit * tilt) * inverse[row];
+                store(dsum + at, slope, n);
+                slope = drop(slope, begin(row, width) + i, d);
+                store(dx + at, slope, n);
+                store32(dbias + i, load32(dbias + i, n) + slope, n);
+            }
+        }
+    }
+    add_up(fixed, added, blocks(rows), 3 * width, 3 * width);
+    free(added);
+    return 0;
+}
+
+/* The heads of rows, one after the other: [B, H, R, K] of [B, R, H K], rows `apart` numbers. */
+void split_heads(const number *rows, long apart, number *heads, long B, long H, long R, long K)
+{
+#pragma omp parallel for schedule(static)
+    for (long b = 0; b < B; b++)
+        for (long r = 0; r < R; r++)
+            for (long h = 0; h < H; h++)
+                memcpy(heads + ((b * H + h) * R + r) * K, rows + (b * R + r) * apart + h * K,
+                       K * sizeof *rows);
+}
+
+/* And back. */
+void join_heads(const number *heads, number *rows, long apart, long B, long H, long R, long K)
+{
+#pragma omp parallel for schedule(static)
+    for (long b = 0; b < B; b++)
+        for (long r = 0; r < R; r++)
+            for (long h = 0; h < H; h++)
+                memcpy(rows + (b * R + r) * apart + h * K, heads + ((b * H + h) * R + r) * K,
+                       K * sizeof *rows);
+}
+
+/* Scores [B, H, R, L] become weights, softmax(scale score + bias of the sequence [B, L], if any),
+ * and those are dropped out; the first of these rows is that one of all. */
+void softmax_forward(number *scores, const float *bias, number *dropped, long B, long H, long R, long L,
+                     float scale, uint64_t first_row, const dropping *d)
+{
+#pragma omp parallel for schedule(static)
+    for (long row = 0; row < B * H * R; row++) {
+        number *s = scores + row * L, *out = dropped + row * L;
+        const float *added = bias ? bias + row / (H * R) * L : NULL;
+        floats most = -INFINITY + (floats){0}, total = {0};
+        float kept[L + LANES];
+        for (long i = 0; i < L; i += LANES) {
+            long n = at_most(L - i, LANES);
+            floats x = load(s + i, n) * scale;
+            if (added)
+                x += load32(added + i, n);
+            x = first(x, n, -INFINITY);
+            memcpy(kept + i, &x, sizeof x);
+            most = where(x > most, x, most);
+        }
+        float top = largest(most);
+        for (long i = 0; i < L; i += LANES) {
+            floats x;
+            memcpy(&x, kept + i, sizeof x);
+            x = exponential(x - top);
+            memcpy(kept + i, &x, sizeof x);
+            total += x;
+        }
+        float share = 1 / sum(total);
+        for (long i = 0; i < L; i += LANES) {
+            long n = at_most(L - i, LANES);
+            floats x;
+            memcpy(&x, kept + i, sizeof x);
+            store(s + i, x * share, n);
+            if (dropped != scores)
+                store(out + i, drop(load(s + i, n), begin(first_row + row, L) + i, d), n);
+        }
+    }
+}
+
+/* Slopes along dropped weights become slopes along scores; and the dropped weights again. */
+void softmax_backward(number *slopes, const number *weights, number *dropped, long rows, long L,
+                      float scale, uint64_t first_row, const dropping *d)
+{
+#pragma omp parallel for schedule(static)
+    for (long row = 0; row < rows; row++) {
+        floats total = {0};
+        float kept[L + LANES];
+        for (long i = 0; i < L; i += LANES) {
+            long at = row * L + i, n = at_most(L - i, LANES);
+            uint64_t place = begin(first_row + row, L) + i;
+            floats w = load(weights + at, n), slope = drop(load(slopes + at, n), place, d);
+            store(dropped + at, drop(w, place, d), n);
+            memcpy(kept + i, &slope, sizeof slope);
+            total += slope * w;
+        }
+        float middle = sum(total);
+        for (long i = 0; i < L; i += LANES) {
+            long at = row * L + i, n = at_most(L - i, LANES);
+            floats slope;
+            memcpy(&slope, kept + i, sizeof slope);
+            store(slopes + at, load(weights + at, n) * (slope - middle) * scale, n);
+        }
+    }
+}
+
+/* Numbers as unsigned bytes: what one is worth is returned, and `most` + 1 of them are zero. NaN is
+ * returned where a number is not finite. */
+float quantize(const number *x, uint8_t *y, long size, int most)
+{
+    float low = 0, high = 0, odd = 0;
+#pragma omp parallel for schedule(static) reduction(min : low) reduction(max : high) \
+    reduction(+ : odd)
+    for (long block = 0; block < blocks(size / LANES + 1); block++) {
+        floats least = {0}, top = {0}, zero = {0};
+        long end = at_most((block + 1) * BLOCK * LANES, size);
+        for (long i = block * BLOCK * LANES; i < end; i += LANES) {
+            floats v = load(x + i, at_most(end - i, LANES));
+            least = where(v < least, v, least);
+            top = where(v > top, v, top);
+            zero += v * 0.0f;
+        }
+        odd += sum(zero);
+        low = fminf(low, -largest(-least));
+        high = fmaxf(high, largest(top));
+    }
+    float worth = fmaxf(fmaxf(-low, high), 1e-12f) / most, times = 1 / worth;
+#pragma omp parallel for schedule(static)
+    for (long i = 0; i < size; i += LANES) {
+        long n = at_most(size - i, LANES);
+        ints whole = (ints)(load(x + i, n) * times + 12582912.0f) - 0x4b400000 + most + 1;
+        bytes b = __builtin_convertvector(whole, bytes);
+        if (n == LANES)
+            memcpy(y + i, &b, sizeof b);
+        else
+            memcpy(y + i, &b, n * sizeof *y);
+    }
+    return worth + odd;
+}

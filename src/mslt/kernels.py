@@ -1,0 +1,292 @@
+"""What `kernels.c` has: compiled on first use for this processor, and kept for later runs.
+
+Shapes: N rows, D width, H heads, K width of a head, L rows that are asked.
+
+Without a C compiler there are none of them, and layers do the same by torch's operations.
+"""
+
+import ctypes
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+from contextlib import suppress
+from ctypes import POINTER, Structure, c_float, c_int, c_int32, c_long, c_uint32, c_uint64, c_void_p
+from functools import cache
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from mslt.dropout import kept_share
+from mslt.machine import generator
+
+SOURCE = Path(__file__).with_name("kernels.c")
+FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", "-Wno-psabi")
+DEFINED = {torch.float32: ("-DFP32",), torch.bfloat16: ()}
+
+
+class Dropping(Structure):
+    """One drawing of a dropout mask, which is a function of this alone."""
+
+    _fields_ = (("seed", c_uint32 * 2), ("keep", c_int32), ("scale", c_float))
+
+
+_DROPPING, _AT = POINTER(Dropping), c_void_p
+_TAKES: dict[str, list[Any]] = {
+    "gelu_forward": [_AT] * 4 + [c_long, c_long, c_int],
+    "gelu_backward": [_AT] * 4 + [c_long, c_long],
+    "norm_forward": [_AT] * 9 + [c_long, c_long, c_float, _DROPPING],
+    "norm_backward": [_AT] * 8 + [c_long, c_long, _DROPPING],
+    "split_heads": [_AT, c_long, _AT, c_long, c_long, c_long, c_long],
+    "join_heads": [_AT, _AT, c_long, c_long, c_long, c_long, c_long],
+    "softmax_forward": [_AT] * 3 + [c_long] * 4 + [c_float, c_uint64, _DROPPING],
+    "softmax_backward": [_AT] * 3 + [c_long, c_long, c_float, c_uint64, _DROPPING],
+    "quantize": [_AT, _AT, c_long, c_int],
+}
+
+
+def dropping(p: float) -> Dropping:
+    """A mask that drops with probability p, drawn from this thread's random numbers."""
+    drawn = Dropping(keep=1 << 16, scale=1.0)
+    if p:
+        words = torch.empty(2, dtype=torch.int64).random_(0, 1 << 32, generator=generator())
+        drawn.seed[:] = words.tolist()
+        drawn.keep, drawn.scale = round(kept_share(p) * (1 << 16)), 1 / kept_share(p)
+    return drawn
+
+
+class Kernels:
+    """The functions, for numbers of one type. Tensors are contiguous, and on the CPU.
+
+    Args:
+        library: in which they are.
+        dtype: of the numbers.
+    """
+
+    def __init__(self, library: ctypes.CDLL, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        self._library = library
+        for name, takes in _TAKES.items():
+            getattr(library, name).argtypes = takes
+        library.quantize.restype = c_float
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return find, (self.dtype,)  # which copies of a module share
+
+    def _at(self, x: Tensor | None) -> int | None:
+        """Where these numbers begin."""
+        if x is None:
+            return None
+        assert x.dtype == self.dtype
+        assert x.is_contiguous()
+        return x.data_ptr()
+
+    @staticmethod
+    def _at32(x: Tensor | None) -> int | None:
+        """Where those begin that are in fp32 whatever the type of the others."""
+        if x is None:
+            return None
+        assert x.dtype == torch.float32
+        assert x.is_contiguous()
+        return x.data_ptr()
+
+    def gelu(
+        self, x_ND: Tensor, bias_D: Tensor, approximate: str, *, slopes: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """GELU(x + bias), and its slopes there where they are asked for."""
+        y_ND = torch.empty_like(x_ND)
+        slopes_ND = torch.empty_like(x_ND) if slopes else None
+        given = (self._at(each) for each in (x_ND, bias_D, y_ND, slopes_ND))
+        self._library.gelu_forward(*given, *_sizes(x_ND), approximate == "tanh")
+        return y_ND, slopes_ND
+
+    def gelu_backward(self, dy_ND: Tensor, slopes_ND: Tensor) -> tuple[Tensor, Tensor]:
+        """Slopes along x, and along the bias in fp32."""
+        dx_ND, dbias_D = torch.empty_like(dy_ND), torch.empty(dy_ND.shape[-1])
+        given = (self._at(each) for each in (dy_ND, slopes_ND, dx_ND))
+        _check(self._library.gelu_backward(*given, self._at32(dbias_D), *_sizes(dy_ND)))
+        return dx_ND, dbias_D
+
+    def normed_sum(
+        self,
+        residual_ND: Tensor,
+        x_ND: Tensor,
+        bias_D: Tensor,
+        weight_D: Tensor,
+        shift_D: Tensor,
+        eps: float,
+        dropped: Dropping,
+        *,
+        backward: bool,
+    ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+        """LayerNorm(residual + dropout(x + bias)), and what `normed_sum_backward` wants of it.
+
+        Without a backward pass that is good for nothing, and its sums' place is the result's.
+        """
+        y_ND = torch.empty_like(x_ND)
+        sums_ND = torch.empty_like(x_ND) if backward else y_ND
+        mean_N, inverse_N = torch.empty(2, x_ND.numel() // x_ND.shape[-1])
+        self._library.norm_forward(
+            *(self._at(each) for each in (residual_ND, x_ND, bias_D)),
+            *(self._at32(each) for each in (weight_D, shift_D)),
+            *(self._at(each) for each in (sums_ND, y_ND)),
+            *(self._at32(each) for each in (mean_N, inverse_N)),
+            *_sizes(x_ND),
+            eps,
+            dropped,
+        )
+        return y_ND, (sums_ND, mean_N, inverse_N)
+
+    def normed_sum_backward(
+        self,
+        dy_ND: Tensor,
+        found: tuple[Tensor, Tensor, Tensor],
+        weight_D: Tensor,
+        dropped: Dropping,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Slopes along residual, x, and, [3, D] in fp32, along weight, shift and bias."""
+        sums_ND, mean_N, inverse_N = found
+        dsum_ND, dx_ND = torch.empty_like(dy_ND), torch.empty_like(dy_ND)
+        fixed_3D = torch.empty(3, dy_ND.shape[-1])
+        failed = self._library.norm_backward(
+            *(self._at(each) for each in (dy_ND, sums_ND)),
+            *(self._at32(each) for each in (weight_D, mean_N, inverse_N)),
+            *(self._at(each) for each in (dsum_ND, dx_ND)),
+            self._at32(fixed_3D),
+            *_sizes(dy_ND),
+            dropped,
+        )
+        _check(failed)
+        return dsum_ND, dx_ND, fixed_3D
+
+    def split_heads(self, rows_BLS: Tensor, start: int, heads: int, width: int) -> Tensor:
+        """[B, H, L, K] of the columns from `start` on."""
+        B, L, S = rows_BLS.shape
+        assert start + heads * width <= S
+        x_BHLK = rows_BLS.new_empty(B, heads, L, width)
+        at = self._place(rows_BLS, start)
+        self._library.split_heads(at, S, self._at(x_BHLK), B, heads, L, width)
+        return x_BHLK
+
+    def join_heads(self, x_BHLK: Tensor, rows_BLS: Tensor, start: int) -> None:
+        """Write [B, H, L, K] to the columns from `start` on."""
+        B, H, L, K = x_BHLK.shape
+        S = rows_BLS.shape[2]
+        assert rows_BLS.shape[:2] == (B, L)
+        assert start + H * K <= S
+        at = self._place(rows_BLS, start)
+        self._library.join_heads(self._at(x_BHLK), at, S, B, H, L, K)
+
+    def _place(self, rows: Tensor, column: int) -> int:
+        return cast(int, self._at(rows)) + column * rows.element_size()
+
+    def softmax(
+        self, scores_BHRL: Tensor, bias_BL: Tensor | None, scale: float, row: int, drop: Dropping
+    ) -> Tensor:
+        """Make scores weights, softmax(scale scores + bias), in place; and what dropout leaves.
+
+        Args:
+            scores_BHRL: what is replaced.
+            bias_BL: in fp32.
+            scale: of the scores.
+            row: the first of these rows, counted from those of another call with the same mask.
+            drop: what is dropped out.
+        """
+        none = drop.keep >= 1 << 16
+        left_BHRL = scores_BHRL if none else torch.empty_like(scores_BHRL)
+        given = self._at(scores_BHRL), self._at32(bias_BL), self._at(left_BHRL)
+        self._library.softmax_forward(*given, *scores_BHRL.shape, scale, row, drop)
+        return left_BHRL
+
+    def softmax_backward(
+        self, slopes_BHRL: Tensor, weights_BHRL: Tensor, scale: float, row: int, drop: Dropping
+    ) -> Tensor:
+        """Make slopes along what dropout leaves those along the scores, in place; and what it left.
+
+        Args:
+            slopes_BHRL: what is replaced.
+            weights_BHRL: as `softmax` has made them.
+            scale: as there.
+            row: as there.
+            drop: as there.
+        """
+        left_BHRL = torch.empty_like(weights_BHRL)
+        given = (self._at(each) for each in (slopes_BHRL, weights_BHRL, left_BHRL))
+        self._library.softmax_backward(*given, *_sizes(weights_BHRL), scale, row, drop)
+        return left_BHRL
+
+    def quantize(self, x: Tensor, most: int) -> tuple[Tensor, float]:
+        """x as bytes, of which `most` + 1 are zero, and what one of them is worth.
+
+        It is NaN where a number of x is not finite.
+        """
+        y = torch.empty(x.shape, dtype=torch.uint8)
+        worth: float = self._library.quantize(self._at(x), y.data_ptr(), x.numel(), most)
+        return y, worth
+
+
+def _sizes(x_ND: Tensor) -> tuple[int, int]:
+    width = x_ND.shape[-1]
+    return x_ND.numel() // width, width
+
+
+def _check(failed: int) -> None:
+    if failed:
+        raise MemoryError("a layer's backward pass found no memory")
+
+
+@cache
+def find(dtype: torch.dtype) -> Kernels | None:
+    """Those for numbers of a type, compiled if they were not yet; None where that cannot be."""
+    compiler = shlex.split(os.environ.get("CC", "")) or ["cc"]
+    if dtype not in DEFINED or platform.system() != "Linux" or not shutil.which(compiler[0]):
+        return None
+    command = [*compiler, *FLAGS, *DEFINED[dtype], str(SOURCE)]
+    key = hashlib.sha256("\0".join((*command, _processor(), torch.__version__)).encode())
+    key.update(SOURCE.read_bytes())
+    try:
+        place = _folder() / f"kernels-{key.hexdigest()[:16]}.so"
+        return Kernels(_kept([*command, *_openmp()], place), dtype)
+    except (OSError, subprocess.SubprocessError, AttributeError):
+        return None
+
+
+def _processor() -> str:
+    """What the compiler asks for the instructions that it may use."""
+    found = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0].splitlines()
+    return "".join(line for line in found if line.startswith(("model", "flags", "Features")))
+
+
+def _folder() -> Path:
+    """Where compiled ones are kept, as other programs keep what they can make again."""
+    cache_home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(cache_home) / "mslt"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _openmp() -> list[str]:
+    """torch's own threads: others beside them would wait for their turn at the cores."""
+    found = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
+    return [*map(str, found[:1]), "-lm"]
+
+
+def _kept(command: list[str], place: Path) -> ctypes.CDLL:
+    """The library at its place, made first where there is none that loads."""
+    with suppress(OSError):
+        return ctypes.CDLL(str(place))
+    _compile(command, place)
+    return ctypes.CDLL(str(place))
+
+
+def _compile(command: list[str], place: Path) -> None:
+    """Written beside its place first: others may look for it at the same time."""
+    with tempfile.TemporaryDirectory(dir=place.parent) as folder:
+        made = Path(folder) / place.name
+        subprocess.run([*command, "-o", str(made)], check=True, capture_output=True, timeout=120)
+        made.replace(place)
