@@ -14,6 +14,7 @@ import torch
 from invented import made_up_job
 
 from mslt.config import Config, ModelConfig, OptimizerConfig, PlanConfig
+from mslt.cost import step_cost
 from mslt.data.instances import Batch
 from mslt.data.masking import prediction_slots
 from mslt.data.store import TokenStore
@@ -124,6 +125,16 @@ class Setting:
     def device(self) -> str:
         """Where it runs."""
         return self.job.world.device
+
+    def flops(self, stage: Stage, speed: float = 1.0) -> float:
+        """Those that a step of a stage needs; speed is that of its forward-only layers.
+
+        Our kernels leave padding out, which is about the same share of all that is counted.
+        """
+        settings, lengths = self.job.settings(0), self.batch(0).lengths
+        ours = settings.kernels and not settings.compile and self.device == "cpu"
+        share = float(lengths.mean()) / self.length if ours else 1.0
+        return step_cost(self.model, stage, self.batch_size, self.slots).total(speed) * share
 
     def batch(self, step: int) -> Batch:
         """The batch of a step."""

@@ -20,7 +20,6 @@ from stages import Steps, Way
 
 from mslt.analysis.formats import aligned
 from mslt.config import PlanConfig
-from mslt.cost import step_cost
 
 
 def table(variants: list[Variant], tokens: int, mine: Variant) -> str:
@@ -47,7 +46,7 @@ def measure(setting: Setting, compiles: bool) -> None:
     product, product_flops = matrix_product(setting.device, setting.job.precision)
     gemm = Variant("matrix product", product)
     take_turns([*rows, gemm], setting.blocks, setting.steps, setting.device)
-    flops = step_cost(setting.model, setting.whole, setting.batch_size, setting.slots).total()
+    flops = setting.flops(setting.whole)
     peak = product_flops / gemm.median
     eager, compiled = (best(rows, how) for how in (EAGER, COMPILED))
     mfu = flops / mine.median / peak

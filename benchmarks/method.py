@@ -88,7 +88,9 @@ class Measured:
             "phases": phases | {"rest": max(0.0, variant.median - sum(phases.values()))},
             "of_whole": variant.median / self.variants[whole].median,
             "predicted_of_whole": cost.total(PREFIX_SPEED[mode]) / all_of_it.total(),
-            "mfu": cost.total(FREE if mode == CACHED else 1.0) / variant.median / self.peak_flops,
+            "mfu": self.setting.flops(stage, FREE if mode == CACHED else 1.0)
+            / variant.median
+            / self.peak_flops,
             "peak_bytes": self.held.get(way),
         }
         return row | ({"first_visit": self.steps[way].first_visit} if way.mode == CACHED else {})

@@ -1,7 +1,7 @@
 """Fixtures that several tests share: a tiny corpus and its store, a tiny shape and batches."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,13 @@ from mslt.export import export
 from mslt.run import Run
 
 torch.set_num_threads(1)  # tests run side by side
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Whatever a test has set."""
+    yield
+    torch.set_num_threads(1)
 
 
 def text(documents: int, seed: int = 0) -> str:

@@ -1,26 +1,27 @@
 """What is between the products of a layer, in C: what torch's operations compute, and dropout."""
 
 import copy
-import shutil
-import subprocess
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
-from mslt import kernels
 from mslt.config import ModelConfig, OptimizerConfig
 from mslt.dropout import Dropout
-from mslt.fused import attention, gelu_of, normed_sum
+from mslt.fused import Ragged, attention, gelu_of, normed_sum
 from mslt.growth import freeze
 from mslt.kernels import Dropping, dropping, find
 from mslt.linear import Linear
-from mslt.model import Block, Encoder, equip
+from mslt.machine import multiplies_int8
+from mslt.model import Block, Encoder, equip, take_rows, through
 from mslt.norm import LayerNorm
+from mslt.objective import Inputs
 from mslt.packed import Int8Product
+from mslt.prefix import Prefix
 from mslt.trainer import Settings, Trainer
+from mslt.twin import Twin
 
 pytestmark = pytest.mark.skipif(
     find(torch.float32) is None, reason="there is no C compiler, so there are no kernels"
@@ -32,6 +33,20 @@ ROWS, WIDTHS = 131, [48, 21]
 CLOSE = {torch.float32: {"rtol": 1e-5, "atol": 2e-5}, torch.bfloat16: {"rtol": 2e-2, "atol": 3e-2}}
 DTYPES = list(CLOSE)
 KEEP_ALL = Dropping(keep=1 << 16, scale=1.0)
+
+
+@pytest.fixture(autouse=True)
+def _the_same_numbers_each_time() -> None:
+    torch.manual_seed(1)
+
+
+def without_dropout(config: ModelConfig) -> ModelConfig:
+    return replace(config, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+
+
+def wider(config: ModelConfig) -> ModelConfig:
+    """As fp8's products want it."""
+    return replace(config, hidden_size=32, intermediate_size=64)
 
 
 def gradients(output: torch.Tensor, leaves: list[torch.Tensor]) -> list[torch.Tensor]:
@@ -106,6 +121,69 @@ def test_attention_is_torchs(dtype, length, rows):
         assert torch.equal(ours, attention(asking, asked, heads, seen, 0.0, find(dtype)))
 
 
+LENGTHS = torch.tensor([[37], [9], [1]])
+SEEN = torch.arange(37) < LENGTHS
+
+
+def test_padding_is_taken_out_and_put_back():
+    x = torch.randn(3, 37, 20, requires_grad=True)
+    sequences = Ragged(SEEN, find(torch.float32))
+    packed = sequences.pack(x)
+    assert torch.equal(packed, x[SEEN])
+    assert torch.equal(sequences.unpack(packed), x * SEEN[..., None])
+    rows = torch.tensor([[0, 36], [8, 3], [0, 0]])
+    assert torch.equal(sequences.take(packed, rows), take_rows(x, rows))
+    slope = torch.randn_like(packed)
+    (grad,) = torch.autograd.grad(packed, x, slope)
+    assert torch.equal(grad[SEEN], slope)
+    assert not grad[~SEEN].any()
+    y = slope.clone().requires_grad_()
+    (grad,) = torch.autograd.grad(sequences.unpack(y), y, x.detach())
+    assert torch.equal(grad, x[SEEN])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("rows", [None, torch.tensor([[0, 36, 5], [0, 8, 8], [0, 0, 0]])])
+@pytest.mark.parametrize("recompute", [False, True])
+def test_padding_does_not_go_through_layers(tiny, dtype, rows, recompute):
+    blocks = nn.ModuleList(Block(without_dropout(tiny)) for _ in range(3))
+    parameters = learning(blocks, dtype)
+    x = torch.randn(3, 37, tiny.hidden_size).to(dtype).requires_grad_()
+    seen, slopes = [], []
+    for found in (find(dtype), None):
+        equip(blocks, found)
+        y = through(list(blocks), x, SEEN, found, rows_BR=rows, recompute=recompute)
+        seen.append(y if rows is not None else y * SEEN[..., None])
+        if found is not None and rows is None:
+            assert not y[~SEEN].any()
+        slopes.append(gradients(seen[-1], [x, *parameters]))  # while layers are as they were
+    torch.testing.assert_close(*(y.float() for y in seen), **CLOSE[dtype])
+    # Three layers in bf16 are further off than one.
+    close = CLOSE[dtype] if dtype == torch.float32 else {"rtol": 0.1, "atol": 0.1}
+    for ours, theirs in zip(*slopes):
+        most = theirs.float().abs().max()
+        torch.testing.assert_close(ours.float() / most, theirs.float() / most, **close)
+
+
+@pytest.mark.parametrize("kind", ["exact", "fp32", "bf16", "int8", "fp8"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_forward_only_layers_leave_padding_out_too(tiny, random_batch, kind, precision):
+    if kind == "int8" and not multiplies_int8():
+        pytest.skip("torch has no int8 products here")
+    inputs = Inputs.of(random_batch(sequences=6, length=16), "cpu")
+    assert inputs.seen is not None
+    model = Encoder(without_dropout(wider(tiny)), 2, seed=1)
+    seen = []
+    for ours in (True, False):
+        twin = Twin(model, bf16=precision == "bf16", complete=lambda name: None).model
+        equip(twin, find(twin.dtype) if ours else None)
+        seen.append(Prefix(twin, 2, kind)(inputs).float())
+    assert not seen[0][~inputs.seen].any()
+    exact = precision == "fp32" and kind in ("exact", "fp32")
+    close = {"rtol": 1e-4, "atol": 1e-4} if exact else {"rtol": 0.1, "atol": 0.15}
+    torch.testing.assert_close(seen[0][inputs.seen], seen[1][inputs.seen], **close)
+
+
 def masks(p: float, rows: int, width: int, seed: int) -> torch.Tensor:
     """Which numbers are kept, by what `normed_sum` adds up to."""
     torch.manual_seed(seed)
@@ -150,7 +228,8 @@ def test_what_was_dropped_out_has_no_gradient_and_the_rest_has_its_own(dtype):
         torch.randn(ROWS, 48).to(dtype), kept, ones, drop
     )
     torch.testing.assert_close(dx.float(), (dsum.float() * kept[0].float()), **CLOSE[dtype])
-    torch.testing.assert_close(dbias, dx.float().sum(0), rtol=2e-2, atol=5e-2)
+    # The sum is of slopes that are not rounded to 8 bits yet.
+    torch.testing.assert_close(dbias, dx.float().sum(0), rtol=2e-2, atol=0.2)
 
 
 def test_attention_s_mask_is_the_same_forward_and_backward():
@@ -249,8 +328,7 @@ def test_int8_products_are_alike():
 def test_training_is_that_of_torch(tiny, random_batch, precision, recompute, below):
     seen = []
     for ours in (False, True):
-        config = replace(tiny, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-        model = Encoder(config, 4, seed=1)
+        model = Encoder(without_dropout(tiny), 4, seed=1)
         freeze(model, below)
         how = Settings(
             *(OptimizerConfig("adamw"), precision, 8),
@@ -280,65 +358,3 @@ def test_copies_of_a_layer_have_the_same_kernels(tiny):
     block = Block(tiny)
     equip(block, find(torch.float32))
     assert copy.deepcopy(block).mlp.kernels is find(torch.float32)
-
-
-# --- how they are made --------------------------------------------------------------------------
-
-
-@pytest.fixture
-def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home of its own, in which none were made yet."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    find.cache_clear()
-    yield tmp_path / "mslt"
-    find.cache_clear()
-
-
-def test_they_are_made_once_and_kept(fresh, monkeypatch):
-    assert find(torch.float32) is not None
-    (made,) = fresh.iterdir()
-    find.cache_clear()
-    monkeypatch.setattr(kernels, "_compile", None)
-    assert find(torch.float32) is not None
-    assert list(fresh.iterdir()) == [made]
-
-
-@pytest.mark.parametrize("compiler", ["no-such-compiler", "false", "true", "cc --no-such-option"])
-def test_without_a_compiler_that_works_there_are_none(fresh, monkeypatch, compiler):
-    monkeypatch.setenv("CC", compiler)
-    assert find(torch.float32) is None
-
-
-def test_where_nothing_can_be_kept_there_are_none(fresh):
-    fresh.write_text("a file where the folder should be")
-    assert find(torch.float32) is None
-
-
-def test_a_damaged_one_is_made_anew(fresh, monkeypatch):
-    with monkeypatch.context() as patched:
-        patched.setattr(kernels, "_compile", lambda _, place: place.write_bytes(b"\x7fELF"))
-        assert find(torch.float32) is None
-    (made,) = fresh.iterdir()
-    find.cache_clear()
-    assert find(torch.float32) is not None
-    assert list(fresh.iterdir()) == [made]
-
-
-def test_there_are_none_for_other_numbers():
-    assert find(torch.float16) is None
-
-
-def test_training_goes_on_without_them(fresh, monkeypatch, tiny, random_batch):
-    monkeypatch.setenv("CC", "false")
-    how = Settings(OptimizerConfig("adamw"), "fp32", micro_batch=8, pair=True, seed=7)
-    trainer = Trainer(Encoder(tiny, 2), how, {})
-    assert trainer.computing.blocks[0].mlp.kernels is None
-    assert torch.isfinite(trainer.step(0, random_batch(), 1e-3)["mlm_loss"])
-
-
-@pytest.mark.parametrize("compiler", [c for c in ("gcc", "clang") if shutil.which(c)])
-@pytest.mark.parametrize("flags", [[], ["-DFP32"]])
-def test_any_processor_will_do_and_there_is_nothing_to_warn_of(tmp_path, compiler, flags):
-    plain = [flag for flag in kernels.FLAGS if flag != "-march=native"]
-    command = [compiler, *plain, *flags, "-Wall", "-Wextra", "-Werror", str(kernels.SOURCE)]
-    subprocess.run([*command, "-lm", "-o", str(tmp_path / "it.so")], check=True)

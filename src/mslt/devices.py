@@ -4,6 +4,7 @@ from typing import Literal
 
 import torch
 
+from mslt.kernels import find
 from mslt.machine import multiplies_bf16_fast
 
 Precision = Literal["fp32", "bf16"]
@@ -24,6 +25,12 @@ def pick_precision(wanted: str, device: str) -> Precision:
     if wanted == "auto":
         return "bf16" if fast else "fp32"
     return "bf16" if wanted == "bf16" else "fp32"
+
+
+def pick_kernels(compiled: str, device: str, precision: Precision) -> bool:
+    """Whether layers use functions in C: on a CPU, where there are any, and no torch.compile."""
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    return compiled == "auto" and device == "cpu" and find(dtype) is not None
 
 
 def pick_device(wanted: str) -> str:

@@ -8,6 +8,7 @@ of scores and its dropout.
 """
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -51,35 +52,109 @@ def normed_sum(
     return y
 
 
+class Ragged:
+    """Sequences of several lengths, one after the other without padding: [T, D].
+
+    Args:
+        seen_BL: True for tokens, which come first, False for padding.
+        kernels: that bring rows there and back.
+    """
+
+    def __init__(self, seen_BL: Tensor, kernels: Kernels) -> None:
+        self.kernels = kernels
+        self.bias_BL = _bias(seen_BL)
+        self.starts = F.pad(seen_BL.sum(1).cumsum(0), (1, 0))
+        self.shape = seen_BL.shape
+
+    def pack(self, x_BLD: Tensor) -> Tensor:
+        """[T, D]: the rows of tokens."""
+        x: Tensor = _Pack.apply(x_BLD.contiguous(), self)
+        return x
+
+    def unpack(self, x_TD: Tensor) -> Tensor:
+        """[B, L, D]: back to where they were; zeros for padding."""
+        x: Tensor = _Unpack.apply(x_TD, self)
+        return x
+
+    def take(self, x_TD: Tensor, rows_BR: Tensor) -> Tensor:
+        """[B, R, D]: the rows of each sequence that are asked for, all of tokens."""
+        return x_TD[rows_BR + self.starts[:-1, None]]
+
+    def packed(self, x_BLD: Tensor) -> Tensor:
+        """As `pack`, without gradients."""
+        x_TD = x_BLD.new_empty(int(self.starts[-1]), x_BLD.shape[2])
+        self.kernels.join_heads(x_BLD[:, None], x_TD, self.starts, 0)
+        return x_TD
+
+    def unpacked(self, x_TD: Tensor) -> Tensor:
+        """As `unpack`, without gradients."""
+        (B, L), D = self.shape, x_TD.shape[1]
+        return self.kernels.split_heads(x_TD, self.starts, 0, (B, 1, L, D))[:, 0]
+
+
+def ragged(x: Tensor, seen_BL: Tensor | None, kernels: Kernels | None) -> Ragged | None:
+    """What takes the padding out of numbers of x's type, if there is any and it can be."""
+    if seen_BL is None or kernels is None or x.dtype != kernels.dtype:
+        return None
+    return Ragged(seen_BL, kernels)
+
+
+class _Pack(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x_BLD, ragged):  # type: ignore[no-untyped-def]
+        ctx.ragged = ragged
+        return ragged.packed(x_BLD)
+
+    @staticmethod
+    def backward(ctx, grad_TD):  # type: ignore[no-untyped-def]
+        return ctx.ragged.unpacked(grad_TD.contiguous()), None
+
+
+class _Unpack(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x_TD, ragged):  # type: ignore[no-untyped-def]
+        ctx.ragged = ragged
+        return ragged.unpacked(x_TD)
+
+    @staticmethod
+    def backward(ctx, grad_BLD):  # type: ignore[no-untyped-def]
+        return ctx.ragged.packed(grad_BLD.contiguous()), None
+
+
+def _bias(seen_BL: Tensor) -> Tensor:
+    return torch.zeros(seen_BL.shape).masked_fill_(~seen_BL, -math.inf)
+
+
 def attention(
     asking_BRD: Tensor | None,
-    asked_BLS: Tensor,
+    asked: Tensor,
     heads: int,
-    seen_BL: Tensor | None,
+    seen: Tensor | Ragged | None,
     p: float,
     kernels: Kernels | None,
 ) -> Tensor:
-    """What `attend` returns, of rows that linear layers put out and for one: [B, R, D].
+    """What `attend` returns, of rows that linear layers put out and for one.
 
     Args:
         asking_BRD: queries; None where they are in `asked`.
-        asked_BLS: queries, keys and values, or keys and values alone, side by side.
+        asked: queries, keys and values, or keys and values alone, side by side: [B, L, S], or
+            [T, S] of ragged sequences.
         heads: how many.
-        seen_BL: as in `attend`.
+        seen: as in `attend`, or what the sequences are.
         p: as there.
         kernels: of `asked`'s type, if any.
+
+    Returns:
+        [B, R, D] for those that ask, or of `asked`'s shape but for its width.
     """
-    if kernels is not None and asked_BLS.dtype == kernels.dtype:
-        bias_BL = None
-        if seen_BL is not None:
-            bias_BL = torch.zeros(seen_BL.shape).masked_fill_(~seen_BL, -math.inf)
-        y: Tensor = _Attention.apply(
-            asking_BRD, asked_BLS, heads, bias_BL, dropping(p), kernels, torch.is_grad_enabled()
-        )
+    if kernels is not None and asked.dtype == kernels.dtype:
+        how = dropping(p), kernels, torch.is_grad_enabled()
+        y: Tensor = _Attention.apply(asking_BRD, asked, heads, seen, *how)
         return y
-    rows = asked_BLS.chunk(3, -1) if asking_BRD is None else (asking_BRD, *asked_BLS.chunk(2, -1))
+    assert not isinstance(seen, Ragged)
+    rows = asked.chunk(3, -1) if asking_BRD is None else (asking_BRD, *asked.chunk(2, -1))
     q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in rows)
-    return attend(q, k, v, seen_BL, p).transpose(1, 2).flatten(2)
+    return attend(q, k, v, seen, p).transpose(1, 2).flatten(2)
 
 
 class _GeluOf(torch.autograd.Function):
@@ -132,51 +207,79 @@ class _Attention(torch.autograd.Function):
     """A few sequences or heads at a time, as in `attention.py`; masks are drawn again, not kept."""
 
     @staticmethod
-    def forward(ctx, asking, asked, heads, bias, drop, kernels, backward):  # type: ignore[no-untyped-def]
-        at = _Heads(kernels, asking, asked, heads)
+    def forward(ctx, asking, asked, heads, seen, drop, kernels, backward):  # type: ignore[no-untyped-def]
+        at = _Heads(kernels, asking, asked, heads, seen)
         weights = asked.new_empty(at.scores if backward else at.scores_of(at.parts[0]))
         y = asked.new_empty(*at.rows, at.width)
         for part in at.parts:
             q, k, v = at.split(part, asking, asked)
             w = weights[part] if backward else weights[: len(q), : q.shape[1]]
             torch.bmm(_flat(q), _flat(k).mT, out=_flat(w))
-            added = None if bias is None else bias[part[0]]
+            added = None if at.bias_BL is None else at.bias_BL[part[0]]
             left = kernels.softmax(w, added, at.scale, at.first_row(part), drop)
-            at.join(torch.bmm(_flat(left), _flat(v)), part, y, 0)
+            at.join(torch.bmm(_flat(left), _flat(v)), part, y, at.asking, 0)
         ctx.save_for_backward(asking, asked, weights)
-        ctx.heads, ctx.drop, ctx.kernels = heads, drop, kernels
+        ctx.at, ctx.drop, ctx.kernels = at, drop, kernels
         return y
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
         asking, asked, weights = ctx.saved_tensors
-        at, grad = _Heads(ctx.kernels, asking, asked, ctx.heads), grad.contiguous()
+        at, grad = ctx.at, grad.contiguous()
         dasking = None if asking is None else torch.empty_like(asking)
         dasked = torch.empty_like(asked)
         for part in at.parts:
             (q, k, v), w = at.split(part, asking, asked), weights[part]
-            (g,) = at.split_columns(part, grad, (0,))
+            g = at.split_columns(part, grad, at.asking, 0)
             ds = torch.bmm(_flat(g), _flat(v).mT).view(w.shape)
             left = ctx.kernels.softmax_backward(ds, w, at.scale, at.first_row(part), ctx.drop)
             dq, dk = torch.bmm(_flat(ds), _flat(k)), torch.bmm(_flat(ds).mT, _flat(q))
-            at.join(dq, part, dasked if dasking is None else dasking, 0)
-            at.join(dk, part, dasked, at.keys)
-            at.join(torch.bmm(_flat(left).mT, _flat(g)), part, dasked, at.keys + at.width)
+            dv = torch.bmm(_flat(left).mT, _flat(g))
+            at.join(dq, part, dasked if dasking is None else dasking, at.asking, 0)
+            at.join(dk, part, dasked, at.asked, at.keys)
+            at.join(dv, part, dasked, at.asked, at.keys + at.width)
         return dasking, dasked, None, None, None, None, None
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows of sequences: where each begins and the last one ends, and how many one has at most."""
+
+    starts: Tensor
+    most: int
+
+    @classmethod
+    def alike(cls, count: int, rows: int) -> "_Rows":
+        """Of so many sequences, all of so many rows."""
+        return cls(torch.arange(0, count * rows + 1, rows), rows)
 
 
 class _Heads:
     """Where the heads are in the rows that linear layers put out."""
 
     def __init__(
-        self, kernels: Kernels, asking_BRD: Tensor | None, asked_BLS: Tensor, heads: int
+        self,
+        kernels: Kernels,
+        asking_BRD: Tensor | None,
+        asked: Tensor,
+        heads: int,
+        seen: Tensor | Ragged | None,
     ) -> None:
         self._kernels = kernels
-        self.width = asked_BLS.shape[2] // (3 if asking_BRD is None else 2)
+        self.width = asked.shape[-1] // (3 if asking_BRD is None else 2)
         self.keys = self.width if asking_BRD is None else 0
-        self.rows = (asked_BLS if asking_BRD is None else asking_BRD).shape[:2]
-        self.scores = self.rows[0], heads, self.rows[1], asked_BLS.shape[1]
-        self.parts = parts(self.scores, asked_BLS.element_size())
+        self.rows = (asked if asking_BRD is None else asking_BRD).shape[:-1]
+        self.bias_BL: Tensor | None
+        if isinstance(seen, Ragged):
+            (B, L), self.bias_BL = seen.shape, seen.bias_BL
+            self.asked = _Rows(seen.starts, L)
+        else:
+            B, L = asked.shape[:2]
+            self.bias_BL = _bias(seen) if seen is not None else None
+            self.asked = _Rows.alike(B, L)
+        self.asking = self.asked if asking_BRD is None else _Rows.alike(B, asking_BRD.shape[1])
+        self.scores = B, heads, self.asking.most, L
+        self.parts = parts(self.scores, asked.element_size())
         self._of_head = self.width // heads
         self.scale = self._of_head**-0.5
 
@@ -190,24 +293,32 @@ class _Heads:
         heads, rows = self.scores[1:3]
         return (part[0].start * heads + part[1].start) * rows
 
-    def split(self, part: Part, asking: Tensor | None, asked: Tensor) -> list[Tensor]:
+    def split(self, part: Part, asking: Tensor | None, asked: Tensor) -> tuple[Tensor, ...]:
         """Queries, keys and values [B, H, R or L, K]."""
-        of_keys = self.keys, self.keys + self.width
-        if asking is None:
-            return self.split_columns(part, asked, (0, *of_keys))
-        return self.split_columns(part, asking, (0,)) + self.split_columns(part, asked, of_keys)
+        return (
+            self.split_columns(part, asked if asking is None else asking, self.asking, 0),
+            self.split_columns(part, asked, self.asked, self.keys),
+            self.split_columns(part, asked, self.asked, self.keys + self.width),
+        )
 
-    def split_columns(self, part: Part, rows: Tensor, starts: tuple[int, ...]) -> list[Tensor]:
-        """Those in the columns that begin at each start [B, H, R or L, K]."""
-        K = self._of_head
-        first, count = part[1].start * K, self.scores_of(part)[1]
-        return [self._kernels.split_heads(rows[part[0]], at + first, count, K) for at in starts]
+    def split_columns(self, part: Part, x: Tensor, rows: _Rows, column: int) -> Tensor:
+        """Those in the columns that begin there [B, H, R or L, K]."""
+        (B, H), K = self.scores_of(part)[:2], self._of_head
+        place = column + part[1].start * K
+        return self._kernels.split_heads(
+            x.flatten(0, -2), self._starts(part, rows), place, (B, H, rows.most, K)
+        )
 
-    def join(self, heads: Tensor, part: Part, rows: Tensor, start: int) -> None:
-        """Write heads, of whatever shape, to the columns from `start` on."""
-        count, K = self.scores_of(part)[:2], self._of_head
-        place = start + part[1].start * K
-        self._kernels.join_heads(heads.view(*count, -1, K), rows[part[0]], place)
+    def join(self, heads: Tensor, part: Part, x: Tensor, rows: _Rows, column: int) -> None:
+        """Write heads, of whatever shape, to the columns that begin there."""
+        (B, H), K = self.scores_of(part)[:2], self._of_head
+        place = column + part[1].start * K
+        self._kernels.join_heads(
+            heads.view(B, H, rows.most, K), x.flatten(0, -2), self._starts(part, rows), place
+        )
+
+    def _starts(self, part: Part, rows: _Rows) -> Tensor:
+        return rows.starts[part[0].start : part[0].stop + 1]
 
 
 def _flat(x_BHRL: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from mslt.data.instances import Batch, Instances
 from mslt.data.masking import VocabularyFacts
 from mslt.data.store import TokenStore
 from mslt.data.tokenizer import read_vocabulary
-from mslt.devices import Precision, pick_device, pick_precision
+from mslt.devices import Precision, pick_device, pick_kernels, pick_precision
 from mslt.layout import Start
 from mslt.model import Encoder
 from mslt.options import flatten
@@ -139,7 +139,7 @@ class Job:
             recompute=self.config.recompute,
             compile=self.config.compile == "on"
             or (self.config.compile == "auto" and self.world.device.startswith("cuda")),
-            kernels=self.config.compile == "auto",
+            kernels=pick_kernels(self.config.compile, self.world.device, self.precision),
             pair=self.config.instances.pair != "none",
             seed=self.config.seed,
             first=self.rows(index).start,
@@ -162,11 +162,12 @@ class Job:
         if config.prefix_cache is None:
             yield None
             return
+        how = self.settings(0)
         # Other kernels give other last bits, so that what they computed is not what these would.
         facts = {
             "versions": [mslt.__version__, torch.__version__],
             "device": self.world.device.partition(":")[0],
-            "computed": [self.prefix, self.precision, self.settings(0).compile, CACHED_TOKENS],
+            "computed": [self.prefix, self.precision, how.compile, how.kernels, CACHED_TOKENS],
             "model": asdict(config.model),
             "instances": [self.store_sha256, asdict(config.instances)],
             "order": [config.seed, config.batch_size],

@@ -306,25 +306,32 @@ int norm_backward(const number *dy, const number *sums, const float *weight, con
     return 0;
 }
 
-/* The heads of rows, one after the other: [B, H, R, K] of [B, R, H K], rows `apart` numbers. */
-void split_heads(const number *rows, long apart, number *heads, long B, long H, long R, long K)
+/* The heads of rows, one after the other: [B, H, R, K] of [rows, H K], which are `apart` numbers from
+ * each other. The rows of a sequence are those from starts[b] to starts[b + 1]; behind them is 0. */
+void split_heads(const number *rows, long apart, const int64_t *starts, number *heads, long B, long H,
+                 long R, long K)
 {
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for collapse(2) schedule(static)
     for (long b = 0; b < B; b++)
         for (long r = 0; r < R; r++)
-            for (long h = 0; h < H; h++)
-                memcpy(heads + ((b * H + h) * R + r) * K, rows + (b * R + r) * apart + h * K,
-                       K * sizeof *rows);
+            for (long h = 0; h < H; h++) {
+                number *to = heads + ((b * H + h) * R + r) * K;
+                if (starts[b] + r < starts[b + 1])
+                    memcpy(to, rows + (starts[b] + r) * apart + h * K, K * sizeof *to);
+                else
+                    memset(to, 0, K * sizeof *to);
+            }
 }
 
 /* And back. */
-void join_heads(const number *heads, number *rows, long apart, long B, long H, long R, long K)
+void join_heads(const number *heads, number *rows, long apart, const int64_t *starts, long B, long H,
+                long R, long K)
 {
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for collapse(2) schedule(static)
     for (long b = 0; b < B; b++)
         for (long r = 0; r < R; r++)
-            for (long h = 0; h < H; h++)
-                memcpy(rows + (b * R + r) * apart + h * K, heads + ((b * H + h) * R + r) * K,
+            for (long h = 0; h < H && starts[b] + r < starts[b + 1]; h++)
+                memcpy(rows + (starts[b] + r) * apart + h * K, heads + ((b * H + h) * R + r) * K,
                        K * sizeof *rows);
 }
 

@@ -13,6 +13,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
 from ctypes import POINTER, Structure, c_float, c_int, c_int32, c_long, c_uint32, c_uint64, c_void_p
 from functools import cache
@@ -42,8 +43,8 @@ _TAKES: dict[str, list[Any]] = {
     "gelu_backward": [_AT] * 4 + [c_long, c_long],
     "norm_forward": [_AT] * 9 + [c_long, c_long, c_float, _DROPPING],
     "norm_backward": [_AT] * 8 + [c_long, c_long, _DROPPING],
-    "split_heads": [_AT, c_long, _AT, c_long, c_long, c_long, c_long],
-    "join_heads": [_AT, _AT, c_long, c_long, c_long, c_long, c_long],
+    "split_heads": [_AT, c_long, _AT, _AT, *[c_long] * 4],
+    "join_heads": [_AT, _AT, c_long, _AT, *[c_long] * 4],
     "softmax_forward": [_AT] * 3 + [c_long] * 4 + [c_float, c_uint64, _DROPPING],
     "softmax_backward": [_AT] * 3 + [c_long, c_long, c_float, c_uint64, _DROPPING],
     "quantize": [_AT, _AT, c_long, c_int],
@@ -164,26 +165,41 @@ class Kernels:
         _check(failed)
         return dsum_ND, dx_ND, fixed_3D
 
-    def split_heads(self, rows_BLS: Tensor, start: int, heads: int, width: int) -> Tensor:
-        """[B, H, L, K] of the columns from `start` on."""
-        B, L, S = rows_BLS.shape
-        assert start + heads * width <= S
-        x_BHLK = rows_BLS.new_empty(B, heads, L, width)
-        at = self._place(rows_BLS, start)
-        self._library.split_heads(at, S, self._at(x_BHLK), B, heads, L, width)
+    def split_heads(
+        self, rows_NS: Tensor, starts: Tensor, column: int, shape: tuple[int, int, int, int]
+    ) -> Tensor:
+        """Heads [B, H, L, K] that are side by side in rows.
+
+        Args:
+            rows_NS: of all sequences, one after the other.
+            starts: where each sequence begins, and the last one ends [B + 1], int64. It has L rows
+                at most; behind them heads are zero.
+            column: where the first of the heads begins.
+            shape: of the result.
+        """
+        x_BHLK = rows_NS.new_empty(shape)
+        place = self._place(rows_NS, starts, column, shape)
+        self._library.split_heads(*place, self._at(x_BHLK), *shape)
         return x_BHLK
 
-    def join_heads(self, x_BHLK: Tensor, rows_BLS: Tensor, start: int) -> None:
-        """Write [B, H, L, K] to the columns from `start` on."""
-        B, H, L, K = x_BHLK.shape
-        S = rows_BLS.shape[2]
-        assert rows_BLS.shape[:2] == (B, L)
-        assert start + H * K <= S
-        at = self._place(rows_BLS, start)
-        self._library.join_heads(self._at(x_BHLK), at, S, B, H, L, K)
+    def join_heads(self, x_BHLK: Tensor, rows_NS: Tensor, starts: Tensor, column: int) -> None:
+        """Write heads to where `split_heads` reads them."""
+        shape = x_BHLK.shape
+        place = self._place(rows_NS, starts, column, shape)
+        self._library.join_heads(self._at(x_BHLK), *place, *shape)
 
-    def _place(self, rows: Tensor, column: int) -> int:
-        return cast(int, self._at(rows)) + column * rows.element_size()
+    def _place(
+        self, rows_NS: Tensor, starts: Tensor, column: int, shape: Sequence[int]
+    ) -> tuple[int, int, int]:
+        """Where the columns begin, how far rows are from each other, and where their starts are."""
+        B, H, _, K = shape
+        assert rows_NS.dim() == 2
+        assert column + H * K <= rows_NS.shape[1]
+        assert starts.dtype == torch.int64
+        assert starts.is_contiguous()
+        assert len(starts) == B + 1
+        at = cast(int, self._at(rows_NS)) + column * rows_NS.element_size()
+        return at, rows_NS.shape[1], starts.data_ptr()
 
     def softmax(
         self, scores_BHRL: Tensor, bias_BL: Tensor | None, scale: float, row: int, drop: Dropping

@@ -11,6 +11,9 @@ The model knows nothing of stages or freezing. Its forward-only layers cost no b
 because no tensor that enters them asks for a gradient: autograd then saves nothing for them.
 """
 
+from collections.abc import Sequence
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mslt import initial
 from mslt.dropout import Dropout
-from mslt.fused import attention, gelu_of, normed_sum
+from mslt.fused import Ragged, attention, gelu_of, normed_sum, ragged
 from mslt.kernels import Kernels
 from mslt.linear import Linear, linear
 from mslt.masked_loss import Slopes
@@ -77,20 +80,20 @@ class Attention(nn.Module):
         self.weights_dropout_prob = config.attention_probs_dropout_prob
         self.kernels: Kernels | None = None
 
-    def forward(self, x_BLD: Tensor, seen_BL: Tensor | None, rows_BR: Tensor | None) -> Tensor:
-        """[B, R, D] for the rows that are asked for, or [B, L, D] for all of them."""
-        D = x_BLD.shape[-1]
+    def forward(self, x: Tensor, seen: Tensor | Ragged | None, rows_BR: Tensor | None) -> Tensor:
+        """[B, R, D] for the rows that are asked for, or the shape of x for all of them."""
+        D = x.shape[-1]
         queries_BRD = None
         if rows_BR is None:
-            residual_BRD = x_BLD
-            projected_BLS = self.qkv(x_BLD)
+            residual = x
+            projected = self.qkv(x)
         else:
-            residual_BRD = take_rows(x_BLD, rows_BR)
-            queries_BRD = linear(residual_BRD, self.qkv.weight[:D], self.qkv.bias[:D])
-            projected_BLS = linear(x_BLD, self.qkv.weight[D:], self.qkv.bias[D:])
+            residual = seen.take(x, rows_BR) if isinstance(seen, Ragged) else take_rows(x, rows_BR)
+            queries_BRD = linear(residual, self.qkv.weight[:D], self.qkv.bias[:D])
+            projected = linear(x, self.qkv.weight[D:], self.qkv.bias[D:])
         p = self.weights_dropout_prob if self.training else 0.0
-        mixed_BRD = attention(queries_BRD, projected_BLS, self.heads, seen_BL, p, self.kernels)
-        return normed_sum(residual_BRD, self.out, mixed_BRD, self.dropout, self.norm, self.kernels)
+        mixed = attention(queries_BRD, projected, self.heads, seen, p, self.kernels)
+        return normed_sum(residual, self.out, mixed, self.dropout, self.norm, self.kernels)
 
 
 class FeedForward(nn.Module):
@@ -105,10 +108,10 @@ class FeedForward(nn.Module):
         self.gelu = GELU[config.hidden_act]
         self.kernels: Kernels | None = None
 
-    def forward(self, x_BRD: Tensor) -> Tensor:
-        """[B, R, D], the same shape as it is given."""
-        inner_BRI = gelu_of(self.up, x_BRD, self.gelu, self.kernels)
-        return normed_sum(x_BRD, self.down, inner_BRI, self.dropout, self.norm, self.kernels)
+    def forward(self, x: Tensor) -> Tensor:
+        """Same shape."""
+        inner = gelu_of(self.up, x, self.gelu, self.kernels)
+        return normed_sum(x, self.down, inner, self.dropout, self.norm, self.kernels)
 
 
 class Block(nn.Module):
@@ -120,10 +123,20 @@ class Block(nn.Module):
         self.mlp = FeedForward(config)
 
     def forward(
-        self, x_BLD: Tensor, seen_BL: Tensor | None = None, rows_BR: Tensor | None = None
+        self, x: Tensor, seen: Tensor | Ragged | None = None, rows_BR: Tensor | None = None
     ) -> Tensor:
-        """[B, R, D]; keys and values come from all of [B, L, D], the rest from the rows alone."""
-        return self.mlp(self.attention(x_BLD, seen_BL, rows_BR))
+        """Keys and values come from all of x, the rest from the rows alone that are asked for.
+
+        Args:
+            x: [B, L, D], or [T, D] of ragged sequences.
+            seen: True for tokens, False for padding [B, L]; None where nothing is padding; or what
+                the sequences are.
+            rows_BR: positions whose output is needed; None for all.
+
+        Returns:
+            [B, R, D] for the rows, else the shape of x.
+        """
+        return self.mlp(self.attention(x, seen, rows_BR))
 
 
 def equip(modules: nn.Module, kernels: Kernels | None) -> None:
@@ -211,6 +224,11 @@ class Encoder(nn.Module):
         """Where the weights are."""
         return next(self.blocks.parameters()).device
 
+    @property
+    def kernels(self) -> Kernels | None:
+        """By which the layers compute what is between their products, if by any."""
+        return cast(Block, self.blocks[0]).mlp.kernels
+
     def layers(self, start: int, stop: int) -> list[nn.Module]:
         """The blocks that the layers from `start` up to `stop` are, one for each layer."""
         return [self.blocks[layer // self.config.repeat] for layer in range(start, stop)]
@@ -258,10 +276,7 @@ class Encoder(nn.Module):
             layers: how many.
         """
         x_BLD = self.embeddings(input_ids_BL, segment_ids_BL)
-        x_BLD = x_BLD.to(self.dtype)
-        for block in self.layers(0, layers):
-            x_BLD = block(x_BLD, seen_BL)
-        return x_BLD
+        return through(self.layers(0, layers), x_BLD.to(self.dtype), seen_BL, self.kernels)
 
     def top(
         self,
@@ -284,13 +299,8 @@ class Encoder(nn.Module):
             recompute: keep of each layer its input alone, and compute it again in the backward
                 pass: a third more work, for memory that hardly grows with the depth.
         """
-        *middle, last = self.layers(layers, self.depth)
-        for block in middle:
-            if recompute:
-                x_BLD = checkpoint(block, x_BLD, seen_BL, use_reentrant=False)
-            else:
-                x_BLD = block(x_BLD, seen_BL)
-        return last(x_BLD, seen_BL, rows_BR)
+        above = self.layers(layers, self.depth)
+        return through(above, x_BLD, seen_BL, self.kernels, rows_BR=rows_BR, recompute=recompute)
 
     def hidden(
         self,
@@ -313,6 +323,30 @@ class Encoder(nn.Module):
         x_BRD = self.hidden(input_ids_BL, segment_ids_BL, seen_BL, with_cls(masked_BM))
         mlm_BMV = self.head.mlm(x_BRD[:, 1:], self.output_matrix)
         return mlm_BMV, self.head.next_sentence(x_BRD[:, 0])
+
+
+def through(
+    layers: Sequence[nn.Module],
+    x_BLD: Tensor,
+    seen_BL: Tensor | None,
+    kernels: Kernels | None,
+    *,
+    rows_BR: Tensor | None = None,
+    recompute: bool = False,
+) -> Tensor:
+    """What layers make of x: [B, L, D]; or, at the rows asked for of the last one, [B, R, D].
+
+    Where there are kernels padding does not go through them, and comes out as zeros.
+    """
+    if not layers:
+        return x_BLD
+    *middle, last = layers
+    rows = ragged(x_BLD, seen_BL, kernels)
+    seen, x = (seen_BL, x_BLD) if rows is None else (rows, rows.pack(x_BLD))
+    for block in middle:
+        x = checkpoint(block, x, seen, use_reentrant=False) if recompute else block(x, seen)
+    x = last(x, seen) if rows_BR is None else last(x, seen, rows_BR)
+    return x if rows is None or rows_BR is not None else rows.unpack(x)
 
 
 def with_cls(masked_BM: Tensor) -> Tensor:

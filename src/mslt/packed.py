@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mslt.fused import attention
+from mslt.fused import Ragged, attention
 from mslt.kernels import Kernels
 from mslt.model import Block
 
@@ -22,15 +22,18 @@ class PackedBlock(nn.Module):
     Args:
         block: the layer.
         product: makes of a linear layer what multiplies in its place.
+        kernels: of the type of its inputs, if any.
     """
 
     def __init__(
-        self, block: Block, product: "Callable[[nn.Linear], Bf16Product | Int8Product | Fp8Product]"
+        self,
+        block: Block,
+        product: "Callable[[nn.Linear], Bf16Product | Int8Product | Fp8Product]",
+        kernels: Kernels | None = None,
     ) -> None:
         super().__init__()
         attention, mlp = block.attention, block.mlp
         self.heads = attention.heads
-        self.kernels = attention.kernels
         self.qkv, self.out = product(attention.qkv), product(attention.out)
         self.up = product(mlp.up)
         self.down = (
@@ -40,15 +43,16 @@ class PackedBlock(nn.Module):
         )
         self.gelu = mlp.gelu
         self.compiles = product is Fp8Product
+        self.kernels = kernels
         norms = (copy.deepcopy(norm) for norm in (attention.norm, mlp.norm))
         on_cpu = mlp.up.weight.device.type == "cpu"
         self.norms = nn.ModuleList(n.float() if on_cpu else n.bfloat16() for n in norms)
 
-    def forward(self, x_BLD: Tensor, seen_BL: Tensor | None) -> Tensor:
-        """[B, L, D], the same shape as it is given."""
-        mixed_BLD = attention(None, self.qkv(x_BLD), self.heads, seen_BL, 0.0, self.kernels)
-        x_BLD = self.norms[0](self.out.onto(x_BLD, mixed_BLD))
-        after: Tensor = self.norms[1](self.down.onto(x_BLD, self.up(x_BLD, self.gelu)))
+    def forward(self, x: Tensor, seen: Tensor | Ragged | None) -> Tensor:
+        """Same shape: [B, L, D], or [T, D] of ragged sequences."""
+        mixed = attention(None, self.qkv(x), self.heads, seen, 0.0, self.kernels)
+        x = self.norms[0](self.out.onto(x, mixed))
+        after: Tensor = self.norms[1](self.down.onto(x, self.up(x, self.gelu)))
         return after
 
 

@@ -16,7 +16,7 @@ from typing import Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from mslt.kernels import find
+from mslt.kernels import Kernels, find
 from mslt.machine import (
     has_onednn_bf16,
     multiplies_bf16_fast,
@@ -24,7 +24,7 @@ from mslt.machine import (
     multiplies_int8,
     side_by_side,
 )
-from mslt.model import Block, Encoder, equip
+from mslt.model import Block, Encoder, equip, through
 from mslt.objective import Inputs
 from mslt.packed import Bf16Product, Fp8Product, Int8Product, PackedBlock
 
@@ -69,9 +69,10 @@ class Prefix:
         self.embeddings = model.embeddings
         self.repeat = model.config.repeat
         self.inside = INSIDE.get(kind, model.dtype)
+        self._kernels = None if model.kernels is None else find(self.inside)
         fixed = model.blocks[: model.config.blocks(layers)]
         self.blocks = nn.ModuleList(
-            _prepared(cast(Block, block), kind, self.inside) for block in fixed
+            _prepared(cast(Block, block), kind, self.inside, self._kernels) for block in fixed
         )
 
     def compile(self) -> None:
@@ -140,26 +141,23 @@ class Prefix:
     def _pass(self, inputs: Inputs, x_BLD: Tensor | None, start: int, stop: int) -> Tensor:
         if x_BLD is None:
             x_BLD = self.embeddings(inputs.input_ids, inputs.segment_ids)
-        x_BLD = x_BLD.to(self.inside)
-        for layer in range(start, stop):
-            x_BLD = self.blocks[layer // self.repeat](x_BLD, inputs.seen)
-        return x_BLD
+        above = [self.blocks[layer // self.repeat] for layer in range(start, stop)]
+        return through(above, x_BLD.to(self.inside), inputs.seen, self._kernels)
 
 
-def _prepared(block: Block, kind: Kind, inside: torch.dtype) -> nn.Module:
+def _prepared(block: Block, kind: Kind, inside: torch.dtype, kernels: Kernels | None) -> nn.Module:
     """The layer itself, or a copy of it that computes in another way."""
     weight = block.mlp.up.weight
     if kind == "int8":
-        return PackedBlock(block, partial(Int8Product, kernels=block.mlp.kernels))
+        return PackedBlock(block, partial(Int8Product, kernels=kernels), kernels)
     if kind == "fp8":
-        return PackedBlock(block, Fp8Product)
+        return PackedBlock(block, Fp8Product, kernels)
     if kind == "bf16" and weight.device.type == "cpu" and has_onednn_bf16():
-        return PackedBlock(block, Bf16Product)
+        return PackedBlock(block, Bf16Product, kernels)
     if weight.dtype == inside:
         return block
     other = copy.deepcopy(block).to(inside)
-    if block.mlp.kernels is not None:
-        equip(other, find(inside))
+    equip(other, kernels)
     return other
 
 
