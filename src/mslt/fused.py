@@ -52,6 +52,10 @@ def normed_sum(
     return y
 
 
+# Rows are a multiple of it: oneDNN takes 8 to 12 ms a layer to prepare products of a new size.
+SAME_ROWS = 64
+
+
 class Ragged:
     """Sequences of several lengths, one after the other without padding: [T, D].
 
@@ -65,9 +69,11 @@ class Ragged:
         self.bias_BL = _bias(seen_BL)
         self.starts = F.pad(seen_BL.sum(1).cumsum(0), (1, 0))
         self.shape = seen_BL.shape
+        self.rows = -(-int(self.starts[-1]) // SAME_ROWS) * SAME_ROWS
+        assert seen_BL[:, 1:].le(seen_BL[:, :-1]).all()
 
     def pack(self, x_BLD: Tensor) -> Tensor:
-        """[T, D]: the rows of tokens."""
+        """[T, D]: the rows of tokens, and zeros behind them."""
         x: Tensor = _Pack.apply(x_BLD.contiguous(), self)
         return x
 
@@ -82,9 +88,18 @@ class Ragged:
 
     def packed(self, x_BLD: Tensor) -> Tensor:
         """As `pack`, without gradients."""
-        x_TD = x_BLD.new_empty(int(self.starts[-1]), x_BLD.shape[2])
+        x_TD = self.room(x_BLD, x_BLD.shape[2])
         self.kernels.join_heads(x_BLD[:, None], x_TD, self.starts, 0)
         return x_TD
+
+    def room(self, like: Tensor, width: int) -> Tensor:
+        """[T, width], to be filled where there are tokens: what is behind them is zero.
+
+        So the rows behind add nothing to a gradient, whatever layers make of them.
+        """
+        x = like.new_empty(self.rows, width)
+        x[int(self.starts[-1]) :] = 0
+        return x
 
     def unpacked(self, x_TD: Tensor) -> Tensor:
         """As `unpack`, without gradients."""
@@ -210,7 +225,7 @@ class _Attention(torch.autograd.Function):
     def forward(ctx, asking, asked, heads, seen, drop, kernels, backward):  # type: ignore[no-untyped-def]
         at = _Heads(kernels, asking, asked, heads, seen)
         weights = asked.new_empty(at.scores if backward else at.scores_of(at.parts[0]))
-        y = asked.new_empty(*at.rows, at.width)
+        y = at.room(asked if asking is None else asking, at.width)
         for part in at.parts:
             q, k, v = at.split(part, asking, asked)
             w = weights[part] if backward else weights[: len(q), : q.shape[1]]
@@ -227,7 +242,7 @@ class _Attention(torch.autograd.Function):
         asking, asked, weights = ctx.saved_tensors
         at, grad = ctx.at, grad.contiguous()
         dasking = None if asking is None else torch.empty_like(asking)
-        dasked = torch.empty_like(asked)
+        dasked = at.room(asked, asked.shape[-1])
         for part in at.parts:
             (q, k, v), w = at.split(part, asking, asked), weights[part]
             g = at.split_columns(part, grad, at.asking, 0)
@@ -268,7 +283,7 @@ class _Heads:
         self._kernels = kernels
         self.width = asked.shape[-1] // (3 if asking_BRD is None else 2)
         self.keys = self.width if asking_BRD is None else 0
-        self.rows = (asked if asking_BRD is None else asking_BRD).shape[:-1]
+        self._seen = seen
         self.bias_BL: Tensor | None
         if isinstance(seen, Ragged):
             (B, L), self.bias_BL = seen.shape, seen.bias_BL
@@ -282,6 +297,12 @@ class _Heads:
         self.parts = parts(self.scores, asked.element_size())
         self._of_head = self.width // heads
         self.scale = self._of_head**-0.5
+
+    def room(self, like: Tensor, width: int) -> Tensor:
+        """For rows as many as these, and so wide."""
+        if isinstance(self._seen, Ragged) and like.dim() == 2:
+            return self._seen.room(like, width)
+        return like.new_empty(*like.shape[:-1], width)
 
     def scores_of(self, part: Part) -> tuple[int, ...]:
         """Their shape [B, H, R, L]."""

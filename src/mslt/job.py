@@ -200,7 +200,7 @@ class Job:
             "micro_batches": self.micro_batches,
             # Others round sums in other ways, and weights would drift apart.
             "threads": torch.get_num_threads(),
-            "kernels": kernels(self.world.device),
+            "kernels": f"{kernels(self.world.device)}, in C: {self.settings(0).kernels}",
             **flatten(self.config.to_dict()),
         }
         return [(name, str(value)) for name, value in facts.items() if name != "device"]
@@ -214,8 +214,7 @@ class Job:
         if self.start is not None:
             model, _ = load_model(self.start.folder, self.config.model)
             return State(step=0, model=model.to(self.world.device))
-        depth = self.plan.stages[0].depth
-        model = Encoder(self.config.model, depth, seed=self.config.seed)
+        model = Encoder(self.config.model, self.plan.stages[0].depth, seed=self.config.seed)
         if self.config.model.initializer == "local":
             # Adam takes a thousand steps to carry a bias from 0 to the rarest token's -10.
             model.head.bias.data = torch.from_numpy(self.frequencies).float()
@@ -235,6 +234,7 @@ class Job:
             "launch": launcher.identity(),
             "precision": self.precision,
             "prefix": self.prefix,
+            "kernels": self.settings(0).kernels,
             "stages": [asdict(stage) for stage in self.plan.stages],
             "micro_batches": list(self.micro_batches),
             "baseline_mlm_loss": self.baseline,

@@ -62,13 +62,14 @@ static inline floats load(const number *from, long n)
     return (floats)(__builtin_convertvector(h, words) << 16);
 }
 
-/* To the nearest, of two as near to the even one. */
+/* To the nearest, of two as near to the even one; what is no number to one that is none. */
 static inline void store(number *to, floats x, long n)
 {
 #ifdef __AVX512BF16__
     __m256bh h = _mm512_cvtneps_pbh((__m512)x);
 #else
-    words bits = (words)x;
+    ints none = x != x; /* whose lower bits must not carry into what remains */
+    words bits = (words)((~none & (ints)x) | (none & 0x7fc00000));
     halves h = __builtin_convertvector((bits + 0x7fff + ((bits >> 16) & 1)) >> 16, halves);
 #endif
     if (n >= LANES)
@@ -111,7 +112,7 @@ static inline float largest(floats x)
     return most;
 }
 
-/* e^x for x up to 88, off by at most 2 units in the last place; 0 below -87. */
+/* e^x for x up to 88, off by a part of 1e-7 (1 + |x|) at most; 0 below -87. */
 static inline floats exponential(floats x)
 {
     floats times = x * 1.44269504f, whole = times + 12582912.0f;
@@ -336,7 +337,7 @@ void join_heads(const number *heads, number *rows, long apart, const int64_t *st
 }
 
 /* Scores [B, H, R, L] become weights, softmax(scale score + bias of the sequence [B, L], if any),
- * and those are dropped out; the first of these rows is that one of all. */
+ * and those are dropped out. `first_row` rows come before these, of which the mask is too. */
 void softmax_forward(number *scores, const float *bias, number *dropped, long B, long H, long R, long L,
                      float scale, uint64_t first_row, const dropping *d)
 {
@@ -401,8 +402,8 @@ void softmax_backward(number *slopes, const number *weights, number *dropped, lo
     }
 }
 
-/* Numbers as unsigned bytes: what one is worth is returned, and `most` + 1 of them are zero. NaN is
- * returned where a number is not finite. */
+/* Numbers as unsigned bytes: what a step of one is worth is returned, and `most` + 1 stands for zero.
+ * NaN is returned where a number is not finite. */
 float quantize(const number *x, uint8_t *y, long size, int most)
 {
     float low = 0, high = 0, odd = 0;

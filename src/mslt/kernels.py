@@ -10,7 +10,6 @@ import hashlib
 import os
 import platform
 import shlex
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -210,7 +209,7 @@ class Kernels:
             scores_BHRL: what is replaced.
             bias_BL: in fp32.
             scale: of the scores.
-            row: the first of these rows, counted from those of another call with the same mask.
+            row: how many rows of scores come before these, in other calls with the same mask.
             drop: what is dropped out.
         """
         none = drop.keep >= 1 << 16
@@ -237,9 +236,9 @@ class Kernels:
         return left_BHRL
 
     def quantize(self, x: Tensor, most: int) -> tuple[Tensor, float]:
-        """x as bytes, of which `most` + 1 are zero, and what one of them is worth.
+        """x as bytes, of which `most` + 1 stands for zero, and what a step of one is worth.
 
-        It is NaN where a number of x is not finite.
+        That is NaN where a number of x is not finite.
         """
         y = torch.empty(x.shape, dtype=torch.uint8)
         worth: float = self._library.quantize(self._at(x), y.data_ptr(), x.numel(), most)
@@ -259,17 +258,17 @@ def _check(failed: int) -> None:
 @cache
 def find(dtype: torch.dtype) -> Kernels | None:
     """Those for numbers of a type, compiled if they were not yet; None where that cannot be."""
-    compiler = shlex.split(os.environ.get("CC", "")) or ["cc"]
-    if dtype not in DEFINED or platform.system() != "Linux" or not shutil.which(compiler[0]):
+    if dtype not in DEFINED or platform.system() != "Linux":
         return None
-    command = [*compiler, *FLAGS, *DEFINED[dtype], str(SOURCE)]
-    key = hashlib.sha256("\0".join((*command, _processor(), torch.__version__)).encode())
-    key.update(SOURCE.read_bytes())
     try:
+        compiler = shlex.split(os.environ.get("CC", "")) or ["cc"]
+        command = [*compiler, *FLAGS, *DEFINED[dtype], str(SOURCE), *_openmp()]
+        key = hashlib.sha256("\0".join((*command, _processor(), torch.__version__)).encode())
+        key.update(SOURCE.read_bytes())
         place = _folder() / f"kernels-{key.hexdigest()[:16]}.so"
-        return Kernels(_kept([*command, *_openmp()], place), dtype)
-    except (OSError, subprocess.SubprocessError, AttributeError):
-        return None
+        return Kernels(_kept(command, place), dtype)
+    except (OSError, subprocess.SubprocessError, AttributeError, RuntimeError, ValueError):
+        return None  # no compiler or a broken one, no home, no room, no /proc
 
 
 def _processor() -> str:
