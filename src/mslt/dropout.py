@@ -2,7 +2,8 @@
 
 torch draws a CPU mask one element at a time, which for a small BERT is a seventh of the step. Here
 a mask is 16 random bits an element from one SFC64 stream (O'Neill's "small fast chaotic" generator,
-as in numpy), compared with a threshold: the probability is exact to 2^-17.
+as in numpy), compared with a threshold: the probability is exact to 2^-17. Layers that have kernels
+(`kernels.c`) draw theirs there.
 
 What torch.compile makes for a GPU computes a hundred integer operations an element, as its random
 numbers are to pass every test, and is bound by them. Here an element's place is hashed with two

@@ -9,7 +9,6 @@ of scores and its dropout.
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from mslt.attention import Part, attend, parts
 from mslt.dropout import Dropout
 from mslt.kernels import Kernels, dropping
-from mslt.linear import product
+from mslt.linear import product, slopes_of_product
 from mslt.norm import LayerNorm
 
 
@@ -69,17 +68,18 @@ class Ragged:
         self.bias_BL = _bias(seen_BL)
         self.starts = F.pad(seen_BL.sum(1).cumsum(0), (1, 0))
         self.shape = seen_BL.shape
-        self.rows = -(-int(self.starts[-1]) // SAME_ROWS) * SAME_ROWS
+        self._tokens = int(self.starts[-1])
+        self.rows = -(-self._tokens // SAME_ROWS) * SAME_ROWS
         assert seen_BL[:, 1:].le(seen_BL[:, :-1]).all()
 
     def pack(self, x_BLD: Tensor) -> Tensor:
         """[T, D]: the rows of tokens, and zeros behind them."""
-        x: Tensor = _Pack.apply(x_BLD.contiguous(), self)
+        x: Tensor = _Moved.apply(x_BLD.contiguous(), self.packed, self.unpacked)
         return x
 
     def unpack(self, x_TD: Tensor) -> Tensor:
         """[B, L, D]: back to where they were; zeros for padding."""
-        x: Tensor = _Unpack.apply(x_TD, self)
+        x: Tensor = _Moved.apply(x_TD, self.unpacked, self.packed)
         return x
 
     def take(self, x_TD: Tensor, rows_BR: Tensor) -> Tensor:
@@ -98,7 +98,7 @@ class Ragged:
         So the rows behind add nothing to a gradient, whatever layers make of them.
         """
         x = like.new_empty(self.rows, width)
-        x[int(self.starts[-1]) :] = 0
+        x[self._tokens :] = 0
         return x
 
     def unpacked(self, x_TD: Tensor) -> Tensor:
@@ -114,26 +114,17 @@ def ragged(x: Tensor, seen_BL: Tensor | None, kernels: Kernels | None) -> Ragged
     return Ragged(seen_BL, kernels)
 
 
-class _Pack(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x_BLD, ragged):  # type: ignore[no-untyped-def]
-        ctx.ragged = ragged
-        return ragged.packed(x_BLD)
+class _Moved(torch.autograd.Function):
+    """there(x), where `back` is what brings a gradient to x."""
 
     @staticmethod
-    def backward(ctx, grad_TD):  # type: ignore[no-untyped-def]
-        return ctx.ragged.unpacked(grad_TD.contiguous()), None
-
-
-class _Unpack(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x_TD, ragged):  # type: ignore[no-untyped-def]
-        ctx.ragged = ragged
-        return ragged.unpacked(x_TD)
+    def forward(ctx, x, there, back):  # type: ignore[no-untyped-def]
+        ctx.back = back
+        return there(x)
 
     @staticmethod
-    def backward(ctx, grad_BLD):  # type: ignore[no-untyped-def]
-        return ctx.ragged.packed(grad_BLD.contiguous()), None
+    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+        return ctx.back(grad.contiguous()), None, None
 
 
 def _bias(seen_BL: Tensor) -> Tensor:
@@ -184,7 +175,7 @@ class _GeluOf(torch.autograd.Function):
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
         x, weight, slopes = ctx.saved_tensors
         dy, dbias = ctx.kernels.gelu_backward(grad.contiguous(), slopes)
-        return *_through_product(ctx, dy, x, weight, 0), dbias.to(weight.dtype), None, None, None
+        return *slopes_of_product(ctx, dy, x, weight, 0), dbias.to(weight.dtype), None, None, None
 
 
 class _NormedSum(torch.autograd.Function):
@@ -203,19 +194,8 @@ class _NormedSum(torch.autograd.Function):
         dsum, dy, (dgain, dshift, dbias) = ctx.kernels.normed_sum_backward(
             grad.contiguous(), found, gain, ctx.drop
         )
-        through = _through_product(ctx, dy, x, weight, 1)
+        through = slopes_of_product(ctx, dy, x, weight, 1)
         return dsum, *through, dbias.to(weight.dtype), dgain, dshift, None, None, None, None
-
-
-def _through_product(
-    ctx: Any, dy: Tensor, x: Tensor, weight: Tensor, first: int
-) -> tuple[Tensor | None, Tensor | None]:
-    """Slopes along what a product is of, if they are wanted of the inputs from `first` on."""
-    dy_NO, x_NI = dy.flatten(0, -2), x.reshape(-1, x.shape[-1])
-    return (
-        (dy_NO @ weight).view(x.shape) if ctx.needs_input_grad[first] else None,
-        dy_NO.T @ x_NI if ctx.needs_input_grad[first + 1] else None,
-    )
 
 
 class _Attention(torch.autograd.Function):

@@ -26,24 +26,24 @@ static const words PLACES = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 1
 
 static inline long at_most(long n, long most) { return n < most ? n : most; }
 
-/* n numbers in fp32, LANES at most; zeros behind them. */
+/* n numbers of a size, LANES at most. */
+static inline void copy(void *to, const void *from, long n, long size)
+{
+    if (n >= LANES)
+        memcpy(to, from, LANES * size);
+    else
+        memcpy(to, from, n * size);
+}
+
+/* n numbers in fp32; zeros behind them. */
 static inline floats load32(const float *from, long n)
 {
     floats x = {0};
-    if (n >= LANES)
-        memcpy(&x, from, sizeof x);
-    else
-        memcpy(&x, from, n * sizeof *from);
+    copy(&x, from, n, sizeof *from);
     return x;
 }
 
-static inline void store32(float *to, floats x, long n)
-{
-    if (n >= LANES)
-        memcpy(to, &x, sizeof x);
-    else
-        memcpy(to, &x, n * sizeof *to);
-}
+static inline void store32(float *to, floats x, long n) { copy(to, &x, n, sizeof *to); }
 
 #ifdef FP32
 typedef float number;
@@ -55,10 +55,7 @@ typedef uint16_t number;
 static inline floats load(const number *from, long n)
 {
     halves h = {0};
-    if (n >= LANES)
-        memcpy(&h, from, sizeof h);
-    else
-        memcpy(&h, from, n * sizeof *from);
+    copy(&h, from, n, sizeof *from);
     return (floats)(__builtin_convertvector(h, words) << 16);
 }
 
@@ -72,10 +69,7 @@ static inline void store(number *to, floats x, long n)
     words bits = (words)((~none & (ints)x) | (none & 0x7fc00000));
     halves h = __builtin_convertvector((bits + 0x7fff + ((bits >> 16) & 1)) >> 16, halves);
 #endif
-    if (n >= LANES)
-        memcpy(to, &h, sizeof h);
-    else
-        memcpy(to, &h, n * sizeof *to);
+    copy(to, &h, n, sizeof *to);
 }
 #endif
 
@@ -428,10 +422,7 @@ float quantize(const number *x, uint8_t *y, long size, int most)
         long n = at_most(size - i, LANES);
         ints whole = (ints)(load(x + i, n) * times + 12582912.0f) - 0x4b400000 + most + 1;
         bytes b = __builtin_convertvector(whole, bytes);
-        if (n == LANES)
-            memcpy(y + i, &b, sizeof b);
-        else
-            memcpy(y + i, &b, n * sizeof *y);
+        copy(y + i, &b, n, sizeof *y);
     }
     return worth + odd;
 }
