@@ -16,6 +16,7 @@ from mslt.growth import freeze
 from mslt.kernels import Dropping, dropping, find
 from mslt.linear import Linear
 from mslt.machine import multiplies_int8
+from mslt.masked_loss import in_the_cache
 from mslt.model import Block, Encoder, equip, take_rows, through
 from mslt.norm import LayerNorm
 from mslt.objective import Inputs
@@ -363,3 +364,29 @@ def test_copies_of_a_layer_have_the_same_kernels(tiny):
     block = Block(tiny)
     equip(block, find(torch.float32))
     assert copy.deepcopy(block).mlp.kernels is find(torch.float32)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("width", [*WIDTHS, 300])
+def test_loss_and_slopes_of_logits_are_those_of_torch(dtype, width):
+    """Of rows that are apart, and whose first logits are far above the others."""
+    logits = 3 * torch.randn(ROWS, width + 5).to(dtype)
+    logits[:3, 0] = 60
+    ids, weights = torch.randint(0, width, (ROWS, 1)), torch.rand(ROWS, 1)
+    weights[5] = 0
+    ours, theirs = logits.clone(), logits.clone()
+    total, expected = torch.ones(width), torch.ones(width)
+    loss = find(dtype).loss(ours[:, :width], ids, weights, total)
+    torch.testing.assert_close(loss, in_the_cache(theirs[:, :width], ids, weights, expected))
+    torch.testing.assert_close(ours, theirs, rtol=1e-2, atol=1e-6)
+    torch.testing.assert_close(total, expected)
+    again = logits.clone()
+    assert torch.equal(find(dtype).loss(again[:, :width], ids, weights, None), loss)
+    assert torch.equal(again, ours)
+
+
+def test_the_loss_of_logits_that_are_no_numbers_is_none():
+    logits = torch.zeros(2, 20)
+    logits[1, 3] = torch.nan
+    ids, weights = torch.zeros(2, 1, dtype=torch.int64), torch.ones(2, 1)
+    assert find(torch.float32).loss(logits, ids, weights, None).isnan()

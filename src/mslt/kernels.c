@@ -396,6 +396,58 @@ void softmax_backward(number *slopes, const number *weights, number *dropped, lo
     }
 }
 
+enum { TOGETHER = 16 }; /* rows of logits whose slopes are added up in one place */
+
+/* Logits [rows, width] become the slopes of their loss, weight (softmax - one-hot of the row's id), and
+ * `losses` are those in nats, of weight 1. To `total`, if any, the slopes' sum over the rows is added.
+ * Rows are `apart` numbers from each other. Not 0: no memory. */
+int loss_and_slopes(number *logits, long apart, const int64_t *ids, const float *weights, float *losses,
+                    float *total, long rows, long width)
+{
+    long count = (rows + TOGETHER - 1) / TOGETHER;
+    float *sums = total ? calloc(count * width, sizeof *sums) : NULL;
+    if (total && !sums)
+        return 1;
+#pragma omp parallel for schedule(static)
+    for (long block = 0; block < count; block++)
+        for (long row = block * TOGETHER; row < at_most((block + 1) * TOGETHER, rows); row++) {
+            number *x = logits + row * apart;
+            float *added = total ? sums + block * width : NULL;
+            floats most = -INFINITY + (floats){0}, shares = {0};
+            for (long i = 0; i < width; i += LANES) {
+                long n = at_most(width - i, LANES);
+                floats v = first(load(x + i, n), n, -INFINITY);
+                most = where(v > most, v, most);
+            }
+            float top = largest(most), right = load(x + ids[row], 1)[0];
+            for (long i = 0; i < width; i += LANES) {
+                long n = at_most(width - i, LANES);
+                shares += exponential(first(load(x + i, n), n, -INFINITY) - top);
+            }
+            float all = top + logf(sum(shares));
+            losses[row] = all - right;
+            for (long i = 0; i < width; i += LANES) {
+                long n = at_most(width - i, LANES);
+                floats slope = exponential(load(x + i, n) - all) * weights[row];
+                store(x + i, slope, n);
+                if (added)
+                    store32(added + i, load32(added + i, n) + slope, n);
+            }
+            store(x + ids[row], (exponential(right - all + (floats){0}) - 1) * weights[row], 1);
+            if (added)
+                added[ids[row]] -= weights[row];
+        }
+    for (long i = 0; total && i < width; i += LANES) {
+        long n = at_most(width - i, LANES);
+        floats slope = load32(total + i, n);
+        for (long block = 0; block < count; block++)
+            slope += load32(sums + block * width + i, n);
+        store32(total + i, slope, n);
+    }
+    free(sums);
+    return 0;
+}
+
 /* Numbers as unsigned bytes: what a step of one is worth is returned, and `most` + 1 stands for zero.
  * NaN is returned where a number is not finite. */
 float quantize(const number *x, uint8_t *y, long size, int most)

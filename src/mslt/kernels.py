@@ -46,6 +46,7 @@ _TAKES: dict[str, list[Any]] = {
     "join_heads": [_AT, _AT, c_long, _AT, *[c_long] * 4],
     "softmax_forward": [_AT] * 3 + [c_long] * 4 + [c_float, c_uint64, _DROPPING],
     "softmax_backward": [_AT] * 3 + [c_long, c_long, c_float, c_uint64, _DROPPING],
+    "loss_and_slopes": [_AT, c_long] + [_AT] * 4 + [c_long, c_long],
     "quantize": [_AT, _AT, c_long, c_int],
 }
 
@@ -234,6 +235,34 @@ class Kernels:
         given = (self._at(each) for each in (slopes_BHRL, weights_BHRL, left_BHRL))
         self._library.softmax_backward(*given, *_sizes(weights_BHRL), scale, row, drop)
         return left_BHRL
+
+    def loss(
+        self, logits_NV: Tensor, ids_N1: Tensor, weights_N1: Tensor, total_V: Tensor | None
+    ) -> Tensor:
+        """Loss in nats; slopes along logits replace them, and are added to `total_V` too.
+
+        Args:
+            logits_NV: rows of which may be apart.
+            ids_N1: the pieces to be predicted, int64.
+            weights_N1: of the predictions, in fp32.
+            total_V: in fp32.
+        """
+        N, V = logits_NV.shape
+        assert logits_NV.dtype == self.dtype
+        assert logits_NV.stride(1) == 1
+        assert ids_N1.dtype == torch.int64
+        ids_N1, weights_N1 = ids_N1.contiguous(), weights_N1.contiguous()
+        loss_N1 = torch.empty(N, 1)
+        failed = self._library.loss_and_slopes(
+            logits_NV.data_ptr(),
+            logits_NV.stride(0),
+            ids_N1.data_ptr(),
+            *(self._at32(each) for each in (weights_N1, loss_N1, total_V)),
+            N,
+            V,
+        )
+        _check(failed)
+        return (loss_N1 * weights_N1).sum()
 
     def quantize(self, x: Tensor, most: int) -> tuple[Tensor, float]:
         """x as bytes, of which `most` + 1 stands for zero, and what a step of one is worth.

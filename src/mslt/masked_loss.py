@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from mslt.kernels import Kernels
 from mslt.linear import linear
 
 # Logits that stand in memory at once: 32 MB of them in bf16. On a GPU 512 MB, since its kernels
@@ -23,6 +24,10 @@ class Slopes(nn.Module):
 
     A module without weights, so that it is compiled as others are.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernels: Kernels | None = None
 
     def forward(
         self,
@@ -43,6 +48,8 @@ class Slopes(nn.Module):
             total_V: where the slopes are added up over the predictions, in fp32, if anywhere.
         """
         if logits_NV.device.type == "cpu":
+            if self.kernels is not None and self.kernels.dtype == logits_NV.dtype:
+                return self.kernels.loss(logits_NV, ids_N1, weights_N1, total_V)
             return in_the_cache(logits_NV, ids_N1, weights_N1, total_V)
         if torch.compiler.is_compiling():
             return at_once(logits_NV, bias_V, ids_N1, weights_N1, total_V)

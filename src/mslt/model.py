@@ -142,7 +142,7 @@ class Block(nn.Module):
 def equip(modules: nn.Module, kernels: Kernels | None) -> None:
     """Let the layers among them compute what is between their products by these, or by none."""
     for module in modules.modules():
-        if isinstance(module, Attention | FeedForward):
+        if isinstance(module, Attention | FeedForward | Slopes):
             module.kernels = kernels
 
 
