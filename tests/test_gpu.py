@@ -4,13 +4,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
 from tiny_run import TINY, losses, steps
 from torch import nn
 
-from mslt.config import Config, ModelConfig, OptimizerConfig
+from mslt.config import ModelConfig, OptimizerConfig
 from mslt.data.instances import Batch
 from mslt.dropout import hashed
 from mslt.growth import freeze
@@ -237,10 +238,16 @@ def test_fast_is_the_fewest_bits_that_the_gpu_has():
     assert pick_kind("fast", GPU, 64) == "bf16"
 
 
-def test_a_run_goes_through_all_its_stages_as_on_a_cpu(store: Path, tmp_path: Path) -> None:
-    config: Config = replace(TINY, device=GPU, precision="auto", compile="off", micro_batch=0)
-    steps(config, store, tmp_path / "run", 10)
+@pytest.mark.parametrize(("compiled", "count"), [("off", 10), ("on", 30)])
+def test_a_run_goes_through_all_its_stages_as_on_a_cpu(
+    store: Path, tmp_path: Path, compiled: Literal["on", "off"], count: int
+) -> None:
+    """Of 30 steps each stage has some that are repeated from records."""
+    torch._dynamo.reset()
+    tiny = replace(TINY, steps=count, save_every=10)
+    config = replace(tiny, device=GPU, precision="auto", compile=compiled, micro_batch=0)
+    steps(config, store, tmp_path / "run", count)
     found = [loss for kind, _, loss, _ in losses(tmp_path / "run") if kind == "train"]
-    steps(TINY, store, tmp_path / "cpu", 10)
+    steps(tiny, store, tmp_path / "cpu", count)
     expected = [loss for kind, _, loss, _ in losses(tmp_path / "cpu") if kind == "train"]
     assert found == pytest.approx(expected, rel=0.05)

@@ -1,6 +1,9 @@
 """Which work is recorded, and how often. What a record does needs a GPU: test_gpu.py."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+from weakref import WeakSet
 
 import pytest
 import torch
@@ -8,6 +11,8 @@ from torch import Tensor
 
 from mslt import graphs
 from mslt.graphs import Graphs
+
+RECORD = graphs._Record
 
 
 class Recorded:
@@ -80,3 +85,33 @@ def test_records_share_their_memory_as_long_as_there_are_any():
     before = one._pool.handle
     del one, other
     assert Graphs()._pool.handle is not before
+
+
+class Graph:
+    """Stands for one of CUDA's."""
+
+    def replay(self) -> None:
+        pass
+
+
+def test_memory_outlives_the_records_of_a_stage(monkeypatch):
+    """CUDA's allocator gives it up with the last graph in it, and then refuses its handle."""
+    recorded: dict[object, WeakSet[Graph]] = {}
+
+    @contextmanager
+    def graph(into: Graph, pool: object, capture_error_mode: str) -> Iterator[None]:
+        if pool in recorded and not recorded[pool]:
+            raise RuntimeError("use_count > 0")
+        recorded.setdefault(pool, WeakSet()).add(into)
+        yield
+
+    monkeypatch.setattr(graphs, "_Record", RECORD)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+    stage = Graphs()
+    for _ in range(3):
+        following = Graphs()  # as the next stage's trainer is there before the last one's is gone
+        for _ in range(3):
+            stage("twice", twice, [torch.ones(3), None])
+        stage = following
+    assert len(recorded) == 1

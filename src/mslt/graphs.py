@@ -40,7 +40,7 @@ class Graphs:
             count = self._seen[key] = self._seen.get(key, 0) + 1
             if count <= 2 or len(self._records) == MOST:  # it compiles and warms up first
                 return work(*given)
-            self._records[key] = _Record(work, given, self._pool.handle)
+            self._records[key] = _Record(work, given, self._pool)
         made: Made = _copied(self._records[key](given))
         return made
 
@@ -53,12 +53,21 @@ def _copied(made: Any) -> Any:
 
 
 class _Pool:
-    """Memory that all records share: one is over, its results copied, when another begins."""
+    """Memory that all records share: one is over, its results copied, when another begins.
+
+    With the last graph in it CUDA's allocator gives it up, and refuses its handle from then on. So
+    the first graph lives as long as this: a stage's records are gone before the next one has any.
+    """
 
     _last: "weakref.ref[_Pool] | None" = None
 
     def __init__(self) -> None:
         self.handle: Any = torch.cuda.graph_pool_handle()
+        self._first: torch.cuda.CUDAGraph | None = None
+
+    def keep(self, graph: torch.cuda.CUDAGraph) -> None:
+        """Told of each graph that was recorded in it."""
+        self._first = self._first or graph
 
     @classmethod
     def shared(cls) -> "_Pool":
@@ -71,16 +80,17 @@ class _Pool:
 
 
 class _Record:
-    def __init__(self, work: Callable[..., Any], given: Given, pool: Any) -> None:
+    def __init__(self, work: Callable[..., Any], given: Given, pool: _Pool) -> None:
         self._given = [None if t is None else t.clone() for t in given]
         self._graph = torch.cuda.CUDAGraph()
         try:
             # Other threads, which save checkpoints, may go on meanwhile.
-            with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
+            with torch.cuda.graph(self._graph, pool=pool.handle, capture_error_mode="thread_local"):
                 self._made = work(*self._given)
         except RuntimeError as error:
             error.add_note("while a CUDA graph was recorded, which --compile off leaves out")
             raise
+        pool.keep(self._graph)
 
     def __call__(self, given: Given) -> Any:
         for mine, theirs in zip(self._given, given):
