@@ -8,6 +8,7 @@ of scores and its dropout.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -89,7 +90,7 @@ class Ragged:
     def packed(self, x_BLD: Tensor) -> Tensor:
         """As `pack`, without gradients."""
         x_TD = self.room(x_BLD, x_BLD.shape[2])
-        self.kernels.join_heads(x_BLD[:, None], x_TD, self.starts, 0)
+        self.kernels.join_heads(x_BLD[None, :, None], x_TD, self.starts, 0)
         return x_TD
 
     def room(self, like: Tensor, width: int) -> Tensor:
@@ -104,7 +105,7 @@ class Ragged:
     def unpacked(self, x_TD: Tensor) -> Tensor:
         """As `unpack`, without gradients."""
         (B, L), D = self.shape, x_TD.shape[1]
-        return self.kernels.split_heads(x_TD, self.starts, 0, (B, 1, L, D))[:, 0]
+        return self.kernels.split_heads(x_TD, self.starts, 0, (1, B, 1, L, D))[0, :, 0]
 
 
 def ragged(x: Tensor, seen_BL: Tensor | None, kernels: Kernels | None) -> Ragged | None:
@@ -212,7 +213,9 @@ class _Attention(torch.autograd.Function):
             torch.bmm(_flat(q), _flat(k).mT, out=_flat(w))
             added = None if at.bias_BL is None else at.bias_BL[part[0]]
             left = kernels.softmax(w, added, at.scale, at.first_row(part), drop)
-            at.join(torch.bmm(_flat(left), _flat(v)), part, y, at.asking, 0)
+            mixed = at.heads(part, asked, at.asking, 1)
+            torch.bmm(_flat(left), _flat(v), out=_flat(mixed[0]))
+            at.join(mixed, part, y, at.asking)
         ctx.save_for_backward(asking, asked, weights)
         ctx.at, ctx.drop, ctx.kernels = at, drop, kernels
         return y
@@ -225,14 +228,17 @@ class _Attention(torch.autograd.Function):
         dasked = at.room(asked, asked.shape[-1])
         for part in at.parts:
             (q, k, v), w = at.split(part, asking, asked), weights[part]
-            g = at.split_columns(part, grad, at.asking, 0)
+            (g,) = at.split_parts(part, grad, at.asking, 1)
             ds = torch.bmm(_flat(g), _flat(v).mT).view(w.shape)
             left = ctx.kernels.softmax_backward(ds, w, at.scale, at.first_row(part), ctx.drop)
-            dq, dk = torch.bmm(_flat(ds), _flat(k)), torch.bmm(_flat(ds).mT, _flat(q))
-            dv = torch.bmm(_flat(left).mT, _flat(g))
-            at.join(dq, part, dasked if dasking is None else dasking, at.asking, 0)
-            at.join(dk, part, dasked, at.asked, at.keys)
-            at.join(dv, part, dasked, at.asked, at.keys + at.width)
+            made = at.heads(part, asked, at.asked, 3 if dasking is None else 2)
+            first = made[:1] if dasking is None else at.heads(part, asked, at.asking, 1)
+            torch.bmm(_flat(ds), _flat(k), out=_flat(first[0]))
+            torch.bmm(_flat(ds).mT, _flat(q), out=_flat(made[-2]))
+            torch.bmm(_flat(left).mT, _flat(g), out=_flat(made[-1]))
+            at.join(made, part, dasked, at.asked)
+            if dasking is not None:
+                at.join(first, part, dasking, at.asking)
         return dasking, dasked, None, None, None, None, None
 
 
@@ -262,7 +268,6 @@ class _Heads:
     ) -> None:
         self._kernels = kernels
         self.width = asked.shape[-1] // (3 if asking_BRD is None else 2)
-        self.keys = self.width if asking_BRD is None else 0
         self._seen = seen
         self.bias_BL: Tensor | None
         if isinstance(seen, Ragged):
@@ -294,29 +299,28 @@ class _Heads:
         heads, rows = self.scores[1:3]
         return (part[0].start * heads + part[1].start) * rows
 
-    def split(self, part: Part, asking: Tensor | None, asked: Tensor) -> tuple[Tensor, ...]:
+    def heads(self, part: Part, like: Tensor, rows: _Rows, count: int) -> Tensor:
+        """Room for so many times the heads of the part [count, B, H, R or L, K]."""
+        return like.new_empty(count, *self.scores_of(part)[:2], rows.most, self._of_head)
+
+    def split(self, part: Part, asking: Tensor | None, asked: Tensor) -> Sequence[Tensor]:
         """Queries, keys and values [B, H, R or L, K]."""
-        return (
-            self.split_columns(part, asked if asking is None else asking, self.asking, 0),
-            self.split_columns(part, asked, self.asked, self.keys),
-            self.split_columns(part, asked, self.asked, self.keys + self.width),
-        )
+        if asking is None:
+            return self.split_parts(part, asked, self.asked, 3)
+        first = self.split_parts(part, asking, self.asking, 1)
+        return *first, *self.split_parts(part, asked, self.asked, 2)
 
-    def split_columns(self, part: Part, x: Tensor, rows: _Rows, column: int) -> Tensor:
-        """Those in the columns that begin there [B, H, R or L, K]."""
+    def split_parts(self, part: Part, x: Tensor, rows: _Rows, count: int) -> Sequence[Tensor]:
+        """Heads of each of so many even parts of the rows [B, H, R or L, K]."""
         (B, H), K = self.scores_of(part)[:2], self._of_head
-        place = column + part[1].start * K
-        return self._kernels.split_heads(
-            x.flatten(0, -2), self._starts(part, rows), place, (B, H, rows.most, K)
-        )
+        x_NS, shape = x.flatten(0, -2), (count, B, H, rows.most, K)
+        place = self._starts(part, rows), part[1].start * K
+        return self._kernels.split_heads(x_NS, *place, shape).unbind()
 
-    def join(self, heads: Tensor, part: Part, x: Tensor, rows: _Rows, column: int) -> None:
-        """Write heads, of whatever shape, to the columns that begin there."""
-        (B, H), K = self.scores_of(part)[:2], self._of_head
-        place = column + part[1].start * K
-        self._kernels.join_heads(
-            heads.view(B, H, rows.most, K), x.flatten(0, -2), self._starts(part, rows), place
-        )
+    def join(self, heads_GBHRK: Tensor, part: Part, x: Tensor, rows: _Rows) -> None:
+        """Write heads to where `split_parts` reads them."""
+        place = self._starts(part, rows), part[1].start * self._of_head
+        self._kernels.join_heads(heads_GBHRK, x.flatten(0, -2), *place)
 
     def _starts(self, part: Part, rows: _Rows) -> Tensor:
         return rows.starts[part[0].start : part[0].stop + 1]

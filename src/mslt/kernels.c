@@ -301,33 +301,37 @@ int norm_backward(const number *dy, const number *sums, const float *weight, con
     return 0;
 }
 
-/* The heads of rows, one after the other: [B, H, R, K] of [rows, H K], which are `apart` numbers from
- * each other. The rows of a sequence are those from starts[b] to starts[b + 1]; behind them is 0. */
-void split_heads(const number *rows, long apart, const int64_t *starts, number *heads, long B, long H,
-                 long R, long K)
+/* The heads of rows, one after the other: [G, B, H, R, K]. A row has G times H K of them, `between`
+ * numbers from each other; rows are `apart`. Those of a sequence are from starts[b] to starts[b + 1],
+ * and behind them is 0. */
+void split_heads(const number *rows, long apart, const int64_t *starts, long between, number *heads,
+                 long G, long B, long H, long R, long K)
 {
 #pragma omp parallel for collapse(2) schedule(static)
     for (long b = 0; b < B; b++)
         for (long r = 0; r < R; r++)
-            for (long h = 0; h < H; h++) {
-                number *to = heads + ((b * H + h) * R + r) * K;
-                if (starts[b] + r < starts[b + 1])
-                    memcpy(to, rows + (starts[b] + r) * apart + h * K, K * sizeof *to);
-                else
-                    memset(to, 0, K * sizeof *to);
-            }
+            for (long g = 0; g < G; g++)
+                for (long h = 0; h < H; h++) {
+                    number *to = heads + (((g * B + b) * H + h) * R + r) * K;
+                    const number *from = rows + (starts[b] + r) * apart + g * between + h * K;
+                    if (starts[b] + r < starts[b + 1])
+                        memcpy(to, from, K * sizeof *to);
+                    else
+                        memset(to, 0, K * sizeof *to);
+                }
 }
 
 /* And back. */
-void join_heads(const number *heads, number *rows, long apart, const int64_t *starts, long B, long H,
-                long R, long K)
+void join_heads(const number *heads, number *rows, long apart, const int64_t *starts, long between,
+                long G, long B, long H, long R, long K)
 {
 #pragma omp parallel for collapse(2) schedule(static)
     for (long b = 0; b < B; b++)
         for (long r = 0; r < R; r++)
-            for (long h = 0; h < H && starts[b] + r < starts[b + 1]; h++)
-                memcpy(rows + (starts[b] + r) * apart + h * K, heads + ((b * H + h) * R + r) * K,
-                       K * sizeof *rows);
+            for (long g = 0; g < G && starts[b] + r < starts[b + 1]; g++)
+                for (long h = 0; h < H; h++)
+                    memcpy(rows + (starts[b] + r) * apart + g * between + h * K,
+                           heads + (((g * B + b) * H + h) * R + r) * K, K * sizeof *rows);
 }
 
 /* Scores [B, H, R, L] become weights, softmax(scale score + bias of the sequence [B, L], if any),

@@ -1,6 +1,6 @@
 """What `kernels.c` has: compiled on first use for this processor, and kept for later runs.
 
-Shapes: N rows, D width, H heads, K width of a head, L rows that are asked.
+Shapes: N rows, D width, G parts of a row, H heads, K width of a head, L rows that are asked.
 
 Without a C compiler there are none of them, and layers do the same by torch's operations.
 """
@@ -42,8 +42,8 @@ _TAKES: dict[str, list[Any]] = {
     "gelu_backward": [_AT] * 4 + [c_long, c_long],
     "norm_forward": [_AT] * 9 + [c_long, c_long, c_float, _DROPPING],
     "norm_backward": [_AT] * 8 + [c_long, c_long, _DROPPING],
-    "split_heads": [_AT, c_long, _AT, _AT, *[c_long] * 4],
-    "join_heads": [_AT, _AT, c_long, _AT, *[c_long] * 4],
+    "split_heads": [_AT, c_long, _AT, c_long, _AT, *[c_long] * 5],
+    "join_heads": [_AT, _AT, c_long, _AT, c_long, *[c_long] * 5],
     "softmax_forward": [_AT] * 3 + [c_long] * 4 + [c_float, c_uint64, _DROPPING],
     "softmax_backward": [_AT] * 3 + [c_long, c_long, c_float, c_uint64, _DROPPING],
     "loss_and_slopes": [_AT, c_long] + [_AT] * 4 + [c_long, c_long],
@@ -166,40 +166,43 @@ class Kernels:
         return dsum_ND, dx_ND, fixed_3D
 
     def split_heads(
-        self, rows_NS: Tensor, starts: Tensor, column: int, shape: tuple[int, int, int, int]
+        self, rows_NS: Tensor, starts: Tensor, column: int, shape: tuple[int, int, int, int, int]
     ) -> Tensor:
-        """Heads [B, H, L, K] that are side by side in rows.
+        """Heads [G, B, H, L, K] that are side by side in rows, in each of G even parts of these.
 
         Args:
             rows_NS: of all sequences, one after the other.
             starts: where each sequence begins, and the last one ends [B + 1], int64. It has L rows
                 at most; behind them heads are zero.
-            column: where the first of the heads begins.
+            column: of a part, where the first of the heads begins.
             shape: of the result.
         """
-        x_BHLK = rows_NS.new_empty(shape)
+        x_GBHLK = rows_NS.new_empty(shape)
         place = self._place(rows_NS, starts, column, shape)
-        self._library.split_heads(*place, self._at(x_BHLK), *shape)
-        return x_BHLK
+        self._library.split_heads(*place, self._at(x_GBHLK), *shape)
+        return x_GBHLK
 
-    def join_heads(self, x_BHLK: Tensor, rows_NS: Tensor, starts: Tensor, column: int) -> None:
+    def join_heads(self, x_GBHLK: Tensor, rows_NS: Tensor, starts: Tensor, column: int) -> None:
         """Write heads to where `split_heads` reads them."""
-        shape = x_BHLK.shape
+        shape = x_GBHLK.shape
         place = self._place(rows_NS, starts, column, shape)
-        self._library.join_heads(self._at(x_BHLK), *place, *shape)
+        self._library.join_heads(self._at(x_GBHLK), *place, *shape)
 
     def _place(
         self, rows_NS: Tensor, starts: Tensor, column: int, shape: Sequence[int]
-    ) -> tuple[int, int, int]:
-        """Where the columns begin, how far rows are from each other, and where their starts are."""
-        B, H, _, K = shape
+    ) -> tuple[int, int, int, int]:
+        """Where the columns begin, how far rows are from each other, where their starts are, and
+        how far parts are from each other.
+        """
+        G, B, H, _, K = shape
         assert rows_NS.dim() == 2
-        assert column + H * K <= rows_NS.shape[1]
+        between = rows_NS.shape[1] // G
+        assert column + H * K <= between
         assert starts.dtype == torch.int64
         assert starts.is_contiguous()
         assert len(starts) == B + 1
         at = cast(int, self._at(rows_NS)) + column * rows_NS.element_size()
-        return at, rows_NS.shape[1], starts.data_ptr()
+        return at, rows_NS.shape[1], starts.data_ptr(), between
 
     def softmax(
         self, scores_BHRL: Tensor, bias_BL: Tensor | None, scale: float, row: int, drop: Dropping
