@@ -4,7 +4,9 @@ Also the judge of parity: the same weights and the same batch must give the same
 gradients, or no benchmark prints a ratio.
 """
 
+import math
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -161,9 +163,10 @@ class Parity:
     """How far ours is from the reference.
 
     Args:
-        loss: difference, relative to the reference's loss.
-        gradient: norm of the difference of a tensor's gradients, relative to the norm of the
-            reference's (or to a thousandth of the largest, if that is more); the worst tensor's.
+        loss: difference, relative to the reference's loss; the worst batch's.
+        gradient: norm of the difference of a tensor's gradients, of all batches together, relative
+            to the norm of the reference's (or to a thousandth of the largest, if that is more); the
+            worst tensor's.
         worst: its name.
         tolerance: the most that either may be.
         allowed: the most that the worst tensor's may be, where that is more.
@@ -196,11 +199,13 @@ TOLERANCE = {"fp32": 1e-3, "bf16": 5e-2}
 # Where the terms of a gradient cancel out, as the pair head's may, bf16 leaves little of it: then
 # ours may be so many times as far off as theirs under autocast, which keeps more in fp32.
 AS_THEIRS = 3.0
+# Batches: of one, the few numbers of the pair head's gradient may cancel out to all but nothing.
+COMPARED = 2
 FAST_TOLERANCE = 1e-2  # of the loss, where forward-only layers compute in fewer bits
 
 
 def parity(setting: Setting, way: Way) -> Parity:
-    """A step of ours against the reference: loss and gradients of all that learns in a stage.
+    """Steps of ours against the reference: loss and gradients of all that learns in a stage.
 
     Dropout is off, since no two implementations draw the same one. The weights are random in every
     tensor, biases and LayerNorms included, so that none can stand for another. The reference runs
@@ -208,32 +213,32 @@ def parity(setting: Setting, way: Way) -> Parity:
     bf16 it runs under autocast too, to see what bf16 leaves of each gradient.
     """
     job = replace(setting.job, config=replace(setting.job.config, optimizer=BARE))
-    batch = setting.batch(0)
     model = made_up_model(without_dropout(setting.model), way.stage.depth, setting.device)
     stir(model)
-    expected_loss, expected = plain_gradients(model, batch, setting.device)
     fast = way.mode not in ("", "exact")
-    rounded = None
-    if job.precision == "bf16" and not fast:
-        rounded = plain_gradients(model, batch, setting.device, bf16=True)[1]
+    ours, rounding, loss = Differences(), Differences(), 0.0
     built = Built(replace(setting, job=job), way, model)
-    # The first ones are not what is timed: what is cached is read from the second on, and a GPU
-    # repeats what it has recorded in the third.
-    first = 3 if setting.device.startswith("cuda") else int(way.mode == CACHED)
-    for _ in range(first):
-        built.trainer.step(0, batch, lr=0.0)
-    metrics = built.trainer.step(0, batch, lr=0.0)
-    moments = built.trainer.moments()
-    found = to_hf({name: moment.mean for name, moment in moments.items()}, model.config)
-    loss = float(metrics["mlm_loss"] + metrics["pair_loss"])
+    for number in range(COMPARED):
+        batch = setting.batch(number)
+        expected_loss, slopes = plain_gradients(model, batch, setting.device)
+        if job.precision == "bf16" and not fast:
+            rounding.add(plain_gradients(model, batch, setting.device, bf16=True)[1], slopes)
+        # The first ones are not what is timed: what is cached is read from the second on, and a GPU
+        # repeats what it has recorded in the third.
+        first = 3 if setting.device.startswith("cuda") else int(way.mode == CACHED)
+        for _ in range(first):
+            built.trainer.step(number, batch, lr=0.0)
+        metrics = built.trainer.step(number, batch, lr=0.0)
+        moments = built.trainer.moments()
+        ours.add(to_hf({name: m.mean for name, m in moments.items()}, model.config), slopes)
+        found_loss = float(metrics["mlm_loss"] + metrics["pair_loss"])
+        loss = max(loss, abs(found_loss - expected_loss) / expected_loss)
     least = TOLERANCE[job.precision]
-    off, rounding = differences(found, expected), {}
-    if rounded:
-        rounding = differences({name: rounded[name] for name in off}, expected)
-    allowed = {name: max(least, AS_THEIRS * rounding.get(name, 0.0)) for name in off}
+    off, theirs = ours.relative(), rounding.relative()
+    allowed = {name: max(least, AS_THEIRS * theirs.get(name, 0.0)) for name in off}
     worst = max(off, key=lambda name: off[name] / allowed[name] if allowed[name] else off[name])
     return Parity(
-        loss=abs(loss - expected_loss) / expected_loss,
+        loss=loss,
         gradient=off[worst],
         worst=worst,
         tolerance=FAST_TOLERANCE if fast else least,
@@ -254,16 +259,28 @@ def plain_gradients(
     return loss, {name: p.grad for name, p in named if p.grad is not None}
 
 
-def differences(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, float]:
-    """How much each gradient differs, as `Parity` measures it, by name."""
-    # The true gradient of a key's bias is zero, so what is there is rounding alone.
-    names = [name for name in found if not name.endswith("key.bias")]
-    floor = 1e-3 * max(expected[name].norm().item() for name in names)
-    return {
-        name: (found[name] - expected[name]).norm().item()
-        / max(expected[name].norm().item(), floor)
-        for name in names
-    }
+class Differences:
+    """How much each gradient differs, over several batches, as `Parity` measures it."""
+
+    def __init__(self) -> None:
+        self._of_differences: Counter[str] = Counter()  # squared norms
+        self._of_reference: Counter[str] = Counter()
+
+    def add(self, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+        """Those of a batch, by name."""
+        for name, gradient in found.items():
+            # The true gradient of a key's bias is zero, so what is there is rounding alone.
+            if not name.endswith("key.bias"):
+                self._of_differences[name] += (gradient - expected[name]).norm().item() ** 2
+                self._of_reference[name] += expected[name].norm().item() ** 2
+
+    def relative(self) -> dict[str, float]:
+        """By name."""
+        floor = 1e-6 * max(self._of_reference.values(), default=0.0)
+        return {
+            name: math.sqrt(square / max(self._of_reference[name], floor))
+            for name, square in self._of_differences.items()
+        }
 
 
 def without_dropout(model: ModelConfig) -> ModelConfig:

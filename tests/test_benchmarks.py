@@ -103,10 +103,15 @@ def test_the_worst_tensor_counts_and_a_key_s_bias_does_not():
     ones = torch.ones(4)
     expected = {"a": ones, "b": 2 * ones, "tiny": 1e-9 * ones, "key.bias": 1e-9 * ones}
     found = {"a": 1.01 * ones, "b": 2 * ones, "tiny": 3e-9 * ones, "key.bias": ones}
-    off = reference.differences(found, expected)
+    differences = reference.Differences()
+    differences.add(found, expected)
+    off = differences.relative()
     assert max(off, key=lambda name: off[name]) == "a"
     assert off["a"] == pytest.approx(0.01)
     assert "key.bias" not in off
+    # Where another batch has more of a gradient, it is that against which it is measured.
+    differences.add({"a": 10 * ones, "b": 2 * ones}, {"a": 10 * ones, "b": 2 * ones})
+    assert differences.relative()["a"] == pytest.approx(0.001, rel=0.01)
 
 
 def test_a_gradient_in_bf16_may_be_off_by_more_only_where_bf16_leaves_little_of_it():
