@@ -2,182 +2,15 @@
  * of torch's operations would once each. `kernels.py` compiles it, for bf16, and for fp32 with
  * -DFP32.
  *
- * All is computed in fp32, LANES numbers at a time; GCC makes of the vectors what the machine has.
- * Sums over rows are of BLOCK rows each, added up in their order: they are the same bit for bit
+ * All is computed in fp32. Sums over rows are of BLOCK rows each, added up in their order: they are the same bit for bit
  * whatever the number of threads. So is dropout, a function of the place.
  */
-#include <math.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-#ifdef __AVX512BF16__
-#include <immintrin.h>
-#endif
+#include "numbers.h"
 
-enum { LANES = 16, BLOCK = 64 };
+enum { BLOCK = 64 };
 
-typedef float    floats __attribute__((vector_size(4 * LANES)));
-typedef int32_t  ints   __attribute__((vector_size(4 * LANES)));
-typedef uint32_t words  __attribute__((vector_size(4 * LANES)));
-typedef uint16_t halves __attribute__((vector_size(2 * LANES)));
-typedef uint8_t  bytes  __attribute__((vector_size(LANES)));
-
-static const words PLACES = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-
-static inline long at_most(long n, long most) { return n < most ? n : most; }
-
-/* n numbers of a size, LANES at most. */
-static inline void copy(void *to, const void *from, long n, long size)
-{
-    if (n >= LANES)
-        memcpy(to, from, LANES * size);
-    else
-        memcpy(to, from, n * size);
-}
-
-/* n numbers in fp32; zeros behind them. */
-static inline floats load32(const float *from, long n)
-{
-    floats x = {0};
-    copy(&x, from, n, sizeof *from);
-    return x;
-}
-
-static inline void store32(float *to, floats x, long n) { copy(to, &x, n, sizeof *to); }
-
-#ifdef FP32
-typedef float number;
-#define load  load32
-#define store store32
-#else
-typedef uint16_t number;
-
-static inline floats load(const number *from, long n)
-{
-    halves h = {0};
-    copy(&h, from, n, sizeof *from);
-    return (floats)(__builtin_convertvector(h, words) << 16);
-}
-
-/* To the nearest, of two as near to the even one; what is no number to one that is none. */
-static inline void store(number *to, floats x, long n)
-{
-#ifdef __AVX512BF16__
-    __m256bh h = _mm512_cvtneps_pbh((__m512)x);
-#else
-    ints none = x != x; /* whose lower bits must not carry into what remains */
-    words bits = (words)((~none & (ints)x) | (none & 0x7fc00000));
-    halves h = __builtin_convertvector((bits + 0x7fff + ((bits >> 16) & 1)) >> 16, halves);
-#endif
-    copy(to, &h, n, sizeof *to);
-}
-#endif
-
-static inline floats where(ints is, floats x, floats y)
-{
-    return (floats)((is & (ints)x) | (~is & (ints)y));
-}
-
-static inline floats within(floats x, float most)
-{
-    floats top = most + (floats){0};
-    return where(x > top, top, where(x < -top, -top, x));
-}
-
-/* x, and `rest` behind its first n. */
-static inline floats first(floats x, long n, float rest)
-{
-    return n >= LANES ? x : where((ints)PLACES < (int32_t)n, x, rest + (floats){0});
-}
-
-static inline float sum(floats x)
-{
-    float total = 0;
-    for (int i = 0; i < LANES; i++)
-        total += x[i];
-    return total;
-}
-
-static inline float largest(floats x)
-{
-    float most = x[0];
-    for (int i = 1; i < LANES; i++)
-        most = x[i] > most ? x[i] : most;
-    return most;
-}
-
-/* e^x for x up to 88, off by a part of 1e-7 (1 + |x|) at most; 0 below -87. */
-static inline floats exponential(floats x)
-{
-    floats times = x * 1.44269504f, whole = times + 12582912.0f;
-    ints power = (ints)whole - 0x4b400000;
-    floats f = times - (whole - 12582912.0f);
-    floats p = f * 1.5403530e-4f + 1.3333558e-3f;
-    p = p * f + 9.6181291e-3f;
-    p = p * f + 5.5504109e-2f;
-    p = p * f + 2.4022651e-1f;
-    p = p * f + 6.9314718e-1f;
-    p = p * f + 1.0f;
-    p = where(x < -87.0f, (floats){0}, (floats)((ints)p + (power << 23)));
-    return where(x == x, p, x);
-}
-
-/* GELU and its slope. Exact: erf by Abramowitz and Stegun's 7.1.26, off by at most 1.5e-7. */
-static inline floats gelu(floats x, floats *slope)
-{
-    floats half = (floats)((ints)x & 0x7fffffff) * 0.70710678f;
-    floats t = 1.0f / (1.0f + 0.3275911f * half), bell = exponential(-half * half);
-    floats p = t * 1.061405429f - 1.453152027f;
-    p = p * t + 1.421413741f;
-    p = p * t - 0.284496736f;
-    p = p * t + 0.254829592f;
-    floats tail = 0.5f * p * t * bell, below = where(x < 0.0f, tail, 1.0f - tail);
-    *slope = below + x * bell * 0.39894228f;
-    return x * below;
-}
-
-/* By way of tanh, as ALBERT has it (`gelu_new`). */
-static inline floats gelu_tanh(floats x, floats *slope)
-{
-    floats in = within(x, 20.0f), cubic = 0.044715f * in * in;
-    floats twice = within(1.5957691f * in * (1.0f + cubic), 87.0f);
-    floats below = 1.0f / (1.0f + exponential(-twice));
-    *slope = below + in * below * (1.0f - below) * 1.5957691f * (1.0f + 3.0f * cubic);
-    return x * below;
-}
-
-/* Each bit as good as random of all others (C. Wellons' lowbias32, public domain). */
-static inline words mixed(words x)
-{
-    x = (x ^ (x >> 16)) * 0x7feb352du;
-    x = (x ^ (x >> 15)) * 0x846ca68bu;
-    return x ^ (x >> 16);
-}
-
-/* Dropout: a number is kept where 16 random bits stay below `keep`, and then scaled. `keep` of
- * 65536 keeps all. */
-typedef struct { uint32_t seed[2]; int32_t keep; float scale; } dropping;
-
-/* The place of a row's first number: two runs of LANES share the words that are drawn. */
-static inline uint64_t begin(uint64_t row, long width)
-{
-    return row * ((width + 2 * LANES - 1) / (2 * LANES)) * (2 * LANES);
-}
-
-/* LANES numbers from a place on, which LANES divides. */
-static inline floats drop(floats x, uint64_t place, const dropping *d)
-{
-    if (d->keep >= 65536)
-        return x;
-    words at = PLACES + (uint32_t)(place / (2 * LANES) * LANES);
-    words drawn = mixed(mixed(at + d->seed[0]) + d->seed[1]);
-    words bits = place & LANES ? drawn >> 16 : drawn & 0xffff;
-    return where((ints)bits < d->keep, x * d->scale, (floats){0});
-}
-
-/* y = GELU(x + bias), [rows, width]; and its slopes, where they are wanted. */
-void gelu_forward(const number *x, const number *bias, number *y, number *slopes, long rows,
-                  long width, int by_tanh)
+static inline void gelu_rows(const number *x, const number *bias, number *y, number *slopes, long rows,
+                             long width, int by_tanh)
 {
 #pragma omp parallel for schedule(static)
     for (long row = 0; row < rows; row++)
@@ -188,6 +21,16 @@ void gelu_forward(const number *x, const number *bias, number *y, number *slopes
             if (slopes)
                 store(slopes + at, slope, n);
         }
+}
+
+/* y = GELU(x + bias), [rows, width]; and its slopes, where they are wanted. */
+void gelu_forward(const number *x, const number *bias, number *y, number *slopes, long rows,
+                  long width, int by_tanh)
+{
+    if (slopes)
+        gelu_rows(x, bias, y, slopes, rows, width, by_tanh);
+    else
+        gelu_rows(x, bias, y, NULL, rows, width, by_tanh);
 }
 
 static long blocks(long rows) { return (rows + BLOCK - 1) / BLOCK; }

@@ -14,7 +14,18 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
-from ctypes import POINTER, Structure, c_float, c_int, c_int32, c_long, c_uint32, c_uint64, c_void_p
+from ctypes import (
+    POINTER,
+    Array,
+    Structure,
+    c_float,
+    c_int,
+    c_int32,
+    c_long,
+    c_uint32,
+    c_uint64,
+    c_void_p,
+)
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -25,9 +36,10 @@ from torch import Tensor
 from mslt.dropout import kept_share
 from mslt.machine import generator
 
-SOURCE = Path(__file__).with_name("kernels.c")
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", "-Wno-psabi")
-DEFINED = {torch.float32: ("-DFP32",), torch.bfloat16: ()}
+FOLDER = Path(__file__).parent
+HEADER = FOLDER / "numbers.h"
+SOURCES = {torch.float32: ("kernels.c",), torch.bfloat16: ("kernels.c", "layers.c")}
 
 
 class Dropping(Structure):
@@ -49,6 +61,11 @@ _TAKES: dict[str, list[Any]] = {
     "loss_and_slopes": [_AT, c_long] + [_AT] * 4 + [c_long, c_long],
     "quantize": [_AT, _AT, c_long, c_int],
 }
+_TAKES_IN_BF16: dict[str, list[Any]] = {
+    "has_tiles": [],
+    "pack_weight": [_AT, _AT, c_long, c_long],
+    "pass_layers": [_AT, c_long, _AT, _AT, _AT, c_long, c_long, _AT],
+}
 
 
 def dropping(p: float) -> Dropping:
@@ -67,14 +84,19 @@ class Kernels:
     Args:
         library: in which they are.
         dtype: of the numbers.
+
+    `tiles` says whether the processor multiplies tiles of them (AMX), so that layers can be passed
+    whole.
     """
 
     def __init__(self, library: ctypes.CDLL, dtype: torch.dtype) -> None:
         self.dtype = dtype
         self._library = library
-        for name, takes in _TAKES.items():
+        half = dtype == torch.bfloat16
+        for name, takes in (_TAKES | (_TAKES_IN_BF16 if half else {})).items():
             getattr(library, name).argtypes = takes
         library.quantize.restype = c_float
+        self.tiles = half and bool(library.has_tiles())
 
     def __reduce__(self) -> tuple[Any, ...]:
         return find, (self.dtype,)  # which copies of a module share
@@ -276,6 +298,30 @@ class Kernels:
         worth: float = self._library.quantize(self._at(x), y.data_ptr(), x.numel(), most)
         return y, worth
 
+    def packed(self, weight: Tensor) -> Tensor:
+        """A linear layer's weight [out, in] as `pass_layers` wants it; EDGE divides both sides."""
+        packed = torch.empty_like(weight, memory_format=torch.contiguous_format)
+        self._library.pack_weight(self._at(weight.contiguous()), self._at(packed), *weight.shape)
+        return packed
+
+    def pass_layers(
+        self, layers: Array[Any], x_BLD: Tensor, lengths_B: Tensor, together: int, sizes: Any
+    ) -> Tensor:
+        """What layers make of sequences: the same shape, zeros for padding.
+
+        Args:
+            layers: what `layers.c` has to know of each.
+            x_BLD: what they take.
+            lengths_B: tokens of the sequences, int64.
+            together: rows that pass a layer at once.
+            sizes: of the layers, as it wants them.
+        """
+        assert lengths_B.dtype == torch.int64
+        y_BLD = torch.empty_like(x_BLD)
+        given = layers, len(layers), self._at(x_BLD), self._at(y_BLD), lengths_B.data_ptr()
+        _check(self._library.pass_layers(*given, len(x_BLD), together, sizes))
+        return y_BLD
+
 
 def _sizes(x_ND: Tensor) -> tuple[int, int]:
     width = x_ND.shape[-1]
@@ -284,19 +330,22 @@ def _sizes(x_ND: Tensor) -> tuple[int, int]:
 
 def _check(failed: int) -> None:
     if failed:
-        raise MemoryError("a layer's backward pass found no memory")
+        raise MemoryError("layers found no memory")
 
 
 @cache
 def find(dtype: torch.dtype) -> Kernels | None:
     """Those for numbers of a type, compiled if they were not yet; None where that cannot be."""
-    if dtype not in DEFINED or platform.system() != "Linux":
+    if dtype not in SOURCES or platform.system() != "Linux":
         return None
     try:
         compiler = shlex.split(os.environ.get("CC", "")) or ["cc"]
-        command = [*compiler, *FLAGS, *DEFINED[dtype], str(SOURCE), *_openmp()]
+        sources = [FOLDER / name for name in SOURCES[dtype]]
+        defined = ["-DFP32"] if dtype == torch.float32 else []
+        command = [*compiler, *FLAGS, *defined, *map(str, sources), *_openmp()]
         key = hashlib.sha256("\0".join((*command, _processor(), torch.__version__)).encode())
-        key.update(SOURCE.read_bytes())
+        for source in (HEADER, *sources):
+            key.update(source.read_bytes())
         place = _folder() / f"kernels-{key.hexdigest()[:16]}.so"
         return Kernels(_kept(command, place), dtype)
     except (OSError, subprocess.SubprocessError, AttributeError, RuntimeError, ValueError):

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from mslt.kernels import Kernels, find
+from mslt.layers import Layers
 from mslt.machine import (
     has_onednn_bf16,
     multiplies_bf16_fast,
@@ -70,10 +71,16 @@ class Prefix:
         self.repeat = model.config.repeat
         self.inside = INSIDE.get(kind, model.dtype)
         self._kernels = None if model.kernels is None else find(self.inside)
-        fixed = model.blocks[: model.config.blocks(layers)]
-        self.blocks = nn.ModuleList(
-            _prepared(cast(Block, block), kind, self.inside, self._kernels) for block in fixed
-        )
+        fixed = [cast(Block, block) for block in model.blocks[: model.config.blocks(layers)]]
+        self._whole: Layers | None = None
+        if kind in ("exact", "bf16") and fixed and Layers.take(fixed[0], self._kernels):
+            each = [fixed[layer // self.repeat] for layer in range(layers)]
+            self._whole, self._parted = Layers(each, cast(Kernels, self._kernels)), False
+            self.blocks = nn.ModuleList(fixed)
+        else:
+            self.blocks = nn.ModuleList(
+                _prepared(block, kind, self.inside, self._kernels) for block in fixed
+            )
 
     def compile(self) -> None:
         """Let those of the layers run compiled that are not what a compiler would make of them."""
@@ -141,6 +148,9 @@ class Prefix:
     def _pass(self, inputs: Inputs, x_BLD: Tensor | None, start: int, stop: int) -> Tensor:
         if x_BLD is None:
             x_BLD = self.embeddings(inputs.input_ids, inputs.segment_ids)
+        if self._whole:
+            x, training = x_BLD.to(self.inside), self.kind == "exact"
+            return self._whole(x, inputs.seen, start, stop, training=training)
         above = [self.blocks[layer // self.repeat] for layer in range(start, stop)]
         return through(above, x_BLD.to(self.inside), inputs.seen, self._kernels)
 

@@ -1,0 +1,390 @@
+/* Layers that only run forward, whole: what `kernels.c` does between products, and the products, on a
+ * CPU that multiplies tiles of bf16 (AMX). One call passes all sequences through all of the layers.
+ * Each thread takes sequences of its own and never waits, and what it makes of a few of them at a
+ * time stays in its core's cache.
+ *
+ * D width, H heads, L rows of a sequence at most, I width of the feed-forward part. Products have
+ * sides that EDGE divides. A row's numbers do not depend on the rows beside it.
+ */
+#include "numbers.h"
+#include <omp.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#if defined __AMX_BF16__ && defined __AMX_TILE__ && defined SYS_arch_prctl
+#include <immintrin.h>
+#define TILES
+#endif
+
+enum {
+    TILE = 16,                /* rows of a tile; it has as many pairs of numbers in bf16, or fp32 */
+    PANEL = 2 * TILE,         /* numbers in bf16 in a tile's row */
+    EDGE = 2 * TILE,          /* of the square that is multiplied at once */
+    WHOLE_TILE = TILE * PANEL /* numbers in it */
+};
+
+static long up_to_edge(long n) { return (n + EDGE - 1) / EDGE * EDGE; }
+
+/* Whether tiles are multiplied here by instructions of their own, which Linux is to be asked for. */
+int has_tiles(void)
+{
+#ifdef TILES
+    return !syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* tile data */);
+#else
+    return 0;
+#endif
+}
+
+/* Rows, `apart` from each other. */
+typedef struct { number *at; long apart; } matrix;
+
+static inline matrix part(matrix x, long row, long column)
+{
+    return (matrix){x.at + row * x.apart + column, x.apart};
+}
+
+/* How far apart rows are that are so wide. By a power of two, those of a tile would share a few places
+ * in the cache. */
+static inline long spread(long width) { return width + PANEL; }
+
+/* Rows of pairs become columns. */
+static inline void transpose(words rows[TILE])
+{
+    for (int apart = TILE / 2; apart; apart /= 2) {
+        ints mine, theirs;
+        for (int i = 0; i < TILE; i++) {
+            mine[i] = i & apart ? TILE + i - apart : i;
+            theirs[i] = i & apart ? TILE + i : i + apart;
+        }
+        for (int i = 0; i < TILE; i++)
+            if (!(i & apart)) {
+                words a = rows[i], b = rows[i + apart];
+                rows[i] = __builtin_shuffle(a, b, (words)mine);
+                rows[i + apart] = __builtin_shuffle(a, b, (words)theirs);
+            }
+    }
+}
+
+/* x' [depth, count] as the right side of a product, of x [count, depth]: TILE columns after the
+ * other, each in tiles of PANEL rows, of which two are one row of pairs. */
+static inline void pack_transposed(matrix x, number *packed, long count, long depth)
+{
+    for (long n = 0; n < count; n += TILE)
+        for (long k = 0; k < depth; k += PANEL) {
+            words rows[TILE];
+            for (int i = 0; i < TILE; i++)
+                memcpy(rows + i, part(x, n + i, k).at, sizeof *rows);
+            transpose(rows);
+            memcpy(packed, rows, sizeof rows);
+            packed += WHOLE_TILE;
+        }
+}
+
+/* The same of x [depth, count] itself, of which the first `there` rows are read; the others are 0. */
+static inline void pack(matrix x, number *packed, long count, long depth, long there)
+{
+    for (long n = 0; n < count; n += TILE)
+        for (long k = 0; k < depth; k += PANEL)
+            for (int pair = 0; pair < TILE; pair++) {
+                halves first = {0}, second = {0};
+                long row = k + 2 * pair;
+                if (row < there)
+                    memcpy(&first, part(x, row, n).at, sizeof first);
+                if (row + 1 < there)
+                    memcpy(&second, part(x, row + 1, n).at, sizeof second);
+                words both = __builtin_convertvector(first, words) |
+                             __builtin_convertvector(second, words) << 16;
+                memcpy(packed, &both, sizeof both);
+                packed += PANEL;
+            }
+}
+
+/* A linear layer's weight [out, in] as `product` wants it. */
+void pack_weight(number *weight, number *packed, long out, long in)
+{
+#pragma omp parallel for schedule(static)
+    for (long n = 0; n < out; n += TILE)
+        pack_transposed((matrix){weight + n * in, in}, packed + n * in, TILE, in);
+}
+
+typedef float square[EDGE][EDGE];
+
+/* What tiles look like while this thread multiplies, and what they looked like before. */
+typedef struct { uint8_t bytes[64]; } shapes;
+
+#ifdef TILES
+static inline shapes begin_tiles(void)
+{
+    shapes before, now = {{1}};
+    for (int tile = 0; tile < 8; tile++) {
+        now.bytes[16 + 2 * tile] = 4 * TILE; /* bytes in a row */
+        now.bytes[48 + tile] = TILE;         /* rows */
+    }
+    __asm__ volatile("sttilecfg %0" : "=m"(before)); /* GCC's own functions tell it of 8 bytes alone */
+    __asm__ volatile("ldtilecfg %0" : : "m"(now));
+    return before;
+}
+
+static inline void end_tiles(shapes before) { __asm__ volatile("ldtilecfg %0" : : "m"(before)); }
+#else
+static inline shapes begin_tiles(void) { return (shapes){{0}}; }
+static inline void end_tiles(shapes before) { (void)before; }
+#endif
+
+/* EDGE rows of x by as many packed columns. */
+static inline void multiply(matrix x, const number *left, long depth, square made)
+{
+    const number *right = left + TILE * depth;
+#ifdef TILES
+    __asm__ volatile("" : : : "memory"); /* all that was written is there: tile loads do not say what they read */
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    for (long k = 0; k < depth; k += PANEL) {
+        _tile_loadd(4, x.at + k, 2 * x.apart);
+        _tile_loadd(6, left + k * TILE, 4 * TILE);
+        _tile_loadd(7, right + k * TILE, 4 * TILE);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_loadd(5, x.at + TILE * x.apart + k, 2 * x.apart);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(3, 5, 7);
+    }
+    _tile_stored(0, made[0], 4 * EDGE);
+    _tile_stored(1, made[0] + TILE, 4 * EDGE);
+    _tile_stored(2, made[TILE], 4 * EDGE);
+    _tile_stored(3, made[TILE] + TILE, 4 * EDGE);
+#else
+    for (int i = 0; i < EDGE; i++) {
+        floats sums[2] = {{0}};
+        for (long k = 0; k < depth; k += 2) {
+            const number *pair = x.at + i * x.apart + k;
+            floats first = load(pair, 1), second = load(pair + 1, 1);
+            for (int half = 0; half < 2; half++) {
+                words pairs;
+                memcpy(&pairs, (half ? right : left) + k * TILE, sizeof pairs);
+                sums[half] += first[0] * (floats)(pairs << 16);
+                sums[half] += second[0] * (floats)(pairs & 0xffff0000);
+            }
+        }
+        memcpy(made[i], sums, sizeof sums);
+    }
+#endif
+}
+
+/* A fixed layer: packed weights, and all else in fp32. */
+struct layer {
+    const number *qkv, *out, *up, *down;
+    const float *qkv_bias, *out_bias, *up_bias, *down_bias, *weights[2], *shifts[2];
+    float eps;
+    dropping of_weights, of_sums[2];
+};
+
+struct sizes { long D, H, L, I; int by_tanh; };
+
+enum after { NOTHING, GELU, GELU_BY_TANH };
+
+/* y = after(x W' + bias) of so many rows; x has room for up_to_edge(rows). */
+static void product(matrix x, long depth, const number *weight, const float *bias, matrix y, long rows,
+                    long width, enum after after)
+{
+    square made;
+    for (long n = 0; n < width; n += EDGE)
+        for (long m = 0; m < rows; m += EDGE) {
+            multiply(part(x, m, 0), weight + n * depth, depth, made);
+            for (long row = 0; row < at_most(rows - m, EDGE); row++)
+                for (long i = 0; i < EDGE; i += LANES) {
+                    floats in = load32(made[row] + i, LANES) + load32(bias + n + i, LANES), slope;
+                    if (after == GELU)
+                        in = gelu(in, &slope);
+                    if (after == GELU_BY_TANH)
+                        in = gelu_tanh(in, &slope);
+                    store(part(y, m + row, n + i).at, in, LANES);
+                }
+        }
+}
+
+/* x = LayerNorm(x + dropout(given W' + bias)); `places` are those of the rows among all. */
+static void normed_sum(matrix given, long depth, const number *weight, const float *bias, matrix x,
+                       const int64_t *places, long rows, long width, const struct layer *layer,
+                       int which)
+{
+    square made;
+    const dropping *d = &layer->of_sums[which];
+    for (long n = 0; n < width; n += EDGE)
+        for (long m = 0; m < rows; m += EDGE) {
+            multiply(part(given, m, 0), weight + n * depth, depth, made);
+            for (long row = 0; row < at_most(rows - m, EDGE); row++)
+                for (long i = 0; i < EDGE; i += LANES) {
+                    floats in = load32(made[row] + i, LANES) + load32(bias + n + i, LANES);
+                    number *sum = part(x, m + row, n + i).at;
+                    in = drop(in, begin(places[m + row], width) + n + i, d);
+                    store(sum, load(sum, LANES) + in, LANES);
+                }
+        }
+    for (long row = 0; row < rows; row++) {
+        number *s = part(x, row, 0).at;
+        floats total = {0}, square = {0};
+        for (long i = 0; i < width; i += LANES)
+            total += load(s + i, LANES);
+        float middle = sum(total) / width;
+        for (long i = 0; i < width; i += LANES) {
+            floats off = load(s + i, LANES) - middle;
+            square += off * off;
+        }
+        float root = 1 / sqrtf(sum(square) / width + layer->eps);
+        for (long i = 0; i < width; i += LANES) {
+            floats unit = (load(s + i, LANES) - middle) * root;
+            store(s + i, unit * load32(layer->weights[which] + i, LANES) +
+                             load32(layer->shifts[which] + i, LANES), LANES);
+        }
+    }
+}
+
+/* Rooms of a thread, for the rows of a few sequences and for a head. */
+struct rooms { matrix qkv, mixed, inner, shares; number *keys, *values; float *scores; int64_t *places; };
+
+/* One sequence's rows of queries, keys and values [n, 3 D] into what heads make of them [n, D]. */
+static void attend(matrix qkv, matrix mixed, long n, long sequence, const struct layer *layer,
+                   const struct sizes *size, const struct rooms *room)
+{
+    long D = size->D, K = D / size->H, wide = up_to_edge(n);
+    float scale = 1 / sqrtf(K);
+    square made;
+    for (long h = 0; h < size->H; h++) {
+        pack_transposed(part(qkv, 0, D + h * K), room->keys, wide, K);
+        pack(part(qkv, 0, 2 * D + h * K), room->values, K, wide, n);
+        for (long m = 0; m < n; m += EDGE) {
+            long rows = at_most(n - m, EDGE);
+            for (long j = 0; j < wide; j += EDGE) {
+                multiply(part(qkv, m, h * K), room->keys + j * K, K, made);
+                for (long row = 0; row < rows; row++)
+                    memcpy(room->scores + row * wide + j, made[row], sizeof *made);
+            }
+            for (long row = 0; row < rows; row++) {
+                float *s = room->scores + row * wide;
+                number *share = part(room->shares, row, 0).at;
+                uint64_t place = begin((sequence * size->H + h) * size->L + m + row, size->L);
+                floats most = -INFINITY + (floats){0}, total = {0};
+                for (long i = 0; i < n; i += LANES) {
+                    floats x = first(load32(s + i, LANES) * scale, n - i, -INFINITY);
+                    store32(s + i, x, LANES);
+                    most = where(x > most, x, most);
+                }
+                float top = largest(most);
+                for (long i = 0; i < n; i += LANES) {
+                    floats x = exponential(load32(s + i, LANES) - top);
+                    store32(s + i, x, LANES);
+                    total += x;
+                }
+                float one = 1 / sum(total);
+                for (long i = 0; i < wide; i += LANES) {
+                    floats x = i < n ? load32(s + i, LANES) * one : (floats){0};
+                    store(share + i, drop(x, place + i, &layer->of_weights), LANES);
+                }
+            }
+            for (long k = 0; k < K; k += EDGE) {
+                multiply(room->shares, room->values + k * wide, wide, made);
+                for (long row = 0; row < rows; row++)
+                    for (long i = 0; i < EDGE; i += LANES)
+                        store(part(mixed, m + row, h * K + k + i).at, load32(made[row] + i, LANES), LANES);
+            }
+        }
+    }
+}
+
+/* Sequences from the first up to the last one, of which those together have `rows`, through a layer. */
+static void pass(const struct layer *layer, matrix x, long first, long last, const int64_t *lengths,
+                 const struct sizes *size, const struct rooms *room)
+{
+    long D = size->D, rows = 0;
+    for (long b = first; b < last; b++)
+        for (long r = 0; r < lengths[b]; r++)
+            room->places[rows++] = b * size->L + r;
+    product(x, D, layer->qkv, layer->qkv_bias, room->qkv, rows, 3 * D, NOTHING);
+    for (long b = first, row = 0; b < last; row += lengths[b++])
+        attend(part(room->qkv, row, 0), part(room->mixed, row, 0), lengths[b], b, layer, size, room);
+    normed_sum(room->mixed, D, layer->out, layer->out_bias, x, room->places, rows, D, layer, 0);
+    product(x, D, layer->up, layer->up_bias, room->inner, rows, size->I,
+            size->by_tanh ? GELU_BY_TANH : GELU);
+    normed_sum(room->inner, size->I, layer->down, layer->down_bias, x, room->places, rows, D, layer, 1);
+}
+
+/* Rooms of so many bytes, in one piece, each where a line of the cache begins; NULL: no memory. */
+static void *take(const size_t *sizes, void **rooms, int count)
+{
+    enum { LINE = 64 };
+    size_t total = LINE;
+    for (int i = 0; i < count; i++)
+        total += sizes[i] + LINE;
+    char *all = malloc(total), *at = all;
+    for (int i = 0; i < count && all; i++) {
+        at += LINE - (size_t)at % LINE;
+        rooms[i] = at;
+        at += sizes[i];
+    }
+    return all;
+}
+
+/* Sequences x [B, L, D], of which so many rows are tokens, through layers one after the other: y, with
+ * zeros where there are none. `together` are the rows that pass a layer at once. Not 0: no memory. */
+int pass_layers(const struct layer *layers, long count, const number *x, number *y,
+                const int64_t *lengths, long B, long together, const struct sizes *size)
+{
+    long D = size->D, K = D / size->H, L = size->L;
+    long most = up_to_edge(together + L) + EDGE, wide = up_to_edge(L), total = 0;
+    int failed = 0;
+    for (long b = 0; b < B; b++)
+        total += lengths[b];
+#pragma omp parallel reduction(| : failed)
+    {
+        long share = omp_get_num_threads(), which = omp_get_thread_num(), first = 0, last = 0, rows = 0;
+        for (long before = 0; last < B; before += lengths[last++]) {
+            long middle = before + lengths[last] / 2; /* of the sequence decides whose it is */
+            if (middle * share < which * total)
+                first = last + 1;
+            else if (middle * share >= (which + 1) * total)
+                break;
+            else
+                rows += lengths[last];
+        }
+        matrix mine = {.apart = spread(D)};
+        struct rooms room = {.qkv.apart = spread(3 * D), .mixed.apart = spread(D),
+                             .inner.apart = spread(size->I), .shares.apart = spread(wide)};
+        size_t sizes[] = {(rows + 2 * EDGE) * mine.apart * sizeof(number),
+                          most * room.qkv.apart * sizeof(number),
+                          most * room.mixed.apart * sizeof(number),
+                          most * room.inner.apart * sizeof(number),
+                          EDGE * room.shares.apart * sizeof(number), wide * K * sizeof(number),
+                          wide * K * sizeof(number), EDGE * wide * sizeof(float),
+                          most * sizeof(int64_t)};
+        void *rooms[sizeof sizes / sizeof *sizes];
+        char *all = take(sizes, rooms, sizeof sizes / sizeof *sizes);
+        failed = !all;
+        if (!failed && rows) {
+            mine.at = rooms[0], room.qkv.at = rooms[1], room.mixed.at = rooms[2], room.inner.at = rooms[3];
+            room.shares.at = rooms[4], room.keys = rooms[5], room.values = rooms[6];
+            room.scores = rooms[7], room.places = rooms[8];
+            for (long b = first, row = 0; b < last; row += lengths[b++])
+                for (long r = 0; r < lengths[b]; r++)
+                    memcpy(part(mine, row + r, 0).at, x + (b * L + r) * D, D * sizeof *x);
+            shapes before = begin_tiles();
+            for (const struct layer *layer = layers; layer < layers + count; layer++)
+                for (long b = first, row = 0, end; b < last; b = end) {
+                    long some = lengths[b];
+                    for (end = b + 1; end < last && some + lengths[end] <= together; end++)
+                        some += lengths[end];
+                    pass(layer, part(mine, row, 0), b, end, lengths, size, &room);
+                    row += some;
+                }
+            end_tiles(before);
+            for (long b = first, row = 0; b < last; row += lengths[b++]) {
+                for (long r = 0; r < lengths[b]; r++)
+                    memcpy(y + (b * L + r) * D, part(mine, row + r, 0).at, D * sizeof *y);
+                memset(y + (b * L + lengths[b]) * D, 0, (L - lengths[b]) * D * sizeof *y);
+            }
+        }
+        free(all);
+    }
+    return failed;
+}

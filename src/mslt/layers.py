@@ -1,0 +1,108 @@
+"""Fixed layers on a CPU that multiplies tiles (AMX), all of them in one call: `layers.c`.
+
+Shapes: B sequences, L length, D width.
+
+From operation to operation a layer's numbers leave the core's cache, and what torch and Python do
+between two of them takes as long as either. Here each thread brings a few sequences through all of
+the layers.
+"""
+
+from collections.abc import Sequence
+from ctypes import Structure, byref, c_float, c_int, c_long, c_void_p
+
+import torch
+from torch import Tensor
+
+from mslt.kernels import Dropping, Kernels, dropping
+from mslt.model import Block
+
+# Rows that pass a layer at once, unless a sequence is longer.
+TOGETHER = 256
+
+EDGE = 32  # of the squares that are multiplied, which divides the sides of every product
+
+_WEIGHTS = ("qkv", "out", "up", "down")
+
+
+class _Layer(Structure):
+    _fields_ = (
+        *((name, c_void_p) for name in _WEIGHTS),
+        *((f"{name}_bias", c_void_p) for name in _WEIGHTS),
+        ("weights", c_void_p * 2),
+        ("shifts", c_void_p * 2),
+        ("eps", c_float),
+        ("of_weights", Dropping),
+        ("of_sums", Dropping * 2),
+    )
+
+
+class _Sizes(Structure):
+    _fields_ = (*((name, c_long) for name in "DHLI"), ("by_tanh", c_int))
+
+
+class Layers:
+    """Fixed layers, packed once.
+
+    Args:
+        blocks: one for each layer; several may be the same.
+        kernels: in whose library the function is, for numbers in bf16.
+    """
+
+    def __init__(self, blocks: Sequence[Block], kernels: Kernels) -> None:
+        self._blocks = list(blocks)
+        self._kernels = kernels
+        self._kept: list[Tensor] = []
+        made = {block: self._layer(block) for block in dict.fromkeys(self._blocks)}
+        self._layers = [made[block] for block in self._blocks]
+
+    @staticmethod
+    def take(block: Block, kernels: Kernels | None) -> bool:
+        """Whether layers like this one can be passed so, and faster than otherwise."""
+        inner, width = block.mlp.up.weight.shape
+        sides = inner, width, width // block.attention.heads
+        return kernels is not None and kernels.tiles and not any(side % EDGE for side in sides)
+
+    def _layer(self, block: Block) -> _Layer:
+        attention, mlp = block.attention, block.mlp
+        layer = _Layer(eps=attention.norm.eps)
+        for name, linear in zip(_WEIGHTS, (attention.qkv, attention.out, mlp.up, mlp.down)):
+            weight = linear.weight.detach().to(self._kernels.dtype)
+            setattr(layer, name, self._keep(self._kernels.packed(weight)))
+            setattr(layer, f"{name}_bias", self._keep(linear.bias))
+        for at, norm in enumerate((attention.norm, mlp.norm)):
+            layer.weights[at], layer.shifts[at] = self._keep(norm.weight), self._keep(norm.bias)
+        return layer
+
+    def _keep(self, x: Tensor) -> int:
+        """Where these numbers are from now on: others than weights as a copy in fp32."""
+        packed = x.dim() == 2
+        self._kept.append(x if packed else x.detach().to(torch.float32, copy=True))
+        return self._kept[-1].data_ptr()
+
+    def __call__(
+        self, x_BLD: Tensor, seen_BL: Tensor | None, start: int, stop: int, *, training: bool
+    ) -> Tensor:
+        """What the layers from `start` up to `stop` make of x: the same shape, zeros for padding.
+
+        Args:
+            x_BLD: in bf16.
+            seen_BL: True for tokens, which come first, False for padding; None without padding.
+            start: layers that are passed already.
+            stop: layers that are passed then.
+            training: with dropout, drawn from this thread's random numbers.
+        """
+        B, L, D = x_BLD.shape
+        if seen_BL is not None:
+            assert seen_BL[:, 1:].le(seen_BL[:, :-1]).all()
+        lengths_B = torch.full((B,), L) if seen_BL is None else seen_BL.sum(1)
+        layers = (_Layer * (stop - start))(*self._layers[start:stop])
+        for layer, block in zip(layers, self._blocks[start:stop]):
+            attention, mlp = block.attention, block.mlp
+            shares = attention.weights_dropout_prob, attention.dropout.p, mlp.dropout.p
+            drawn = [dropping(p if training else 0.0) for p in shares]
+            layer.of_weights, layer.of_sums[:] = drawn[0], drawn[1:]
+        first = self._blocks[0]
+        inner, by_tanh = len(first.mlp.up.weight), first.mlp.gelu == "tanh"
+        sizes = _Sizes(D, first.attention.heads, L, inner, by_tanh)
+        given = layers, x_BLD.contiguous(), lengths_B, TOGETHER, byref(sizes)
+        return self._kernels.pass_layers(*given)
