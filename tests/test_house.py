@@ -30,7 +30,7 @@ ROWS = (
     ("masked_loss", "fused"),
     ("model", "optim"),
     ("growth", "objective", "checkpoint", "weights"),
-    ("packed",),
+    ("packed", "layers"),
     ("twin", "prefix", "reducer", "huggingface", "replicas"),
     ("cache", "pretrained"),
     ("start",),

@@ -106,8 +106,6 @@ void pack_weight(number *weight, number *packed, long out, long in)
         pack_transposed((matrix){weight + n * in, in}, packed + n * in, TILE, in);
 }
 
-typedef float square[EDGE][EDGE];
-
 /* What tiles look like while this thread multiplies, and what they looked like before. */
 typedef struct { uint8_t bytes[64]; } shapes;
 
@@ -130,12 +128,61 @@ static inline shapes begin_tiles(void) { return (shapes){{0}}; }
 static inline void end_tiles(shapes before) { (void)before; }
 #endif
 
-/* EDGE rows of x by as many packed columns. */
-static inline void multiply(matrix x, const number *left, long depth, square made)
+/* A fixed layer: packed weights, and all else in fp32. */
+struct layer {
+    const number *qkv, *out, *up, *down;
+    const float *qkv_bias, *out_bias, *up_bias, *down_bias, *weights[2], *shifts[2];
+    float eps;
+    dropping of_weights, of_sums[2];
+};
+
+struct sizes { long D, H, L, I; int by_tanh; };
+
+/* What becomes of a product's numbers: they and the bias are written; through GELU; or, dropped out,
+ * added to what is there, of which `places` are the rows' among all. */
+enum after { NOTHING, GELU, GELU_BY_TANH, ADDED };
+
+struct result {
+    matrix y;
+    const float *bias;
+    long rows, width;
+    const int64_t *places;
+    const dropping *dropping;
+};
+
+/* A square of a product, from a row and a column on, of which some runs of LANES are dealt with. */
+struct square { float at[EDGE][EDGE]; long row, column, runs, done; };
+
+/* Deal with so many more of them. */
+static inline void finish(struct square *made, long runs, const struct result *result, enum after after)
+{
+    long until = at_most(made->done + runs, made->runs);
+    for (; made->done < until; made->done++) {
+        long row = made->done / (EDGE / LANES), i = made->done % (EDGE / LANES) * LANES;
+        long at = made->column + i;
+        number *y = part(result->y, made->row + row, at).at;
+        floats in = load32(made->at[row] + i, LANES) + load32(result->bias + at, LANES), slope;
+        if (after == GELU)
+            in = gelu(in, &slope);
+        if (after == GELU_BY_TANH)
+            in = gelu_tanh(in, &slope);
+        if (after == ADDED) {
+            uint64_t place = begin(result->places[made->row + row], result->width) + at;
+            in = load(y, LANES) + drop(in, place, result->dropping);
+        }
+        store(y, in, LANES);
+    }
+}
+
+/* EDGE rows of x by as many packed columns. Tiles are multiplied beside all else that a core does, so
+ * meanwhile the square before, if any, is dealt with. */
+static inline void multiply(matrix x, const number *left, long depth, float made[EDGE][EDGE],
+                            struct square *before, const struct result *result, enum after after)
 {
     const number *right = left + TILE * depth;
+    long runs = before ? before->runs * PANEL / depth + 1 : 0;
 #ifdef TILES
-    __asm__ volatile("" : : : "memory"); /* all that was written is there: tile loads do not say what they read */
+    __asm__ volatile("" : : : "memory"); /* tile loads do not say what they read */
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
@@ -149,6 +196,8 @@ static inline void multiply(matrix x, const number *left, long depth, square mad
         _tile_dpbf16ps(1, 4, 7);
         _tile_dpbf16ps(2, 5, 6);
         _tile_dpbf16ps(3, 5, 7);
+        if (before)
+            finish(before, runs, result, after);
     }
     _tile_stored(0, made[0], 4 * EDGE);
     _tile_stored(1, made[0] + TILE, 4 * EDGE);
@@ -169,59 +218,31 @@ static inline void multiply(matrix x, const number *left, long depth, square mad
         }
         memcpy(made[i], sums, sizeof sums);
     }
+    for (long k = 0; before && k < depth; k += PANEL)
+        finish(before, runs, result, after);
 #endif
 }
 
-/* A fixed layer: packed weights, and all else in fp32. */
-struct layer {
-    const number *qkv, *out, *up, *down;
-    const float *qkv_bias, *out_bias, *up_bias, *down_bias, *weights[2], *shifts[2];
-    float eps;
-    dropping of_weights, of_sums[2];
-};
-
-struct sizes { long D, H, L, I; int by_tanh; };
-
-enum after { NOTHING, GELU, GELU_BY_TANH };
-
-/* y = after(x W' + bias) of so many rows; x has room for up_to_edge(rows). */
-static void product(matrix x, long depth, const number *weight, const float *bias, matrix y, long rows,
-                    long width, enum after after)
+/* x W' and what becomes of it; x has room for up_to_edge(rows). */
+static inline void product(matrix x, long depth, const number *weight, const struct result *result,
+                           enum after after)
 {
-    square made;
-    for (long n = 0; n < width; n += EDGE)
-        for (long m = 0; m < rows; m += EDGE) {
-            multiply(part(x, m, 0), weight + n * depth, depth, made);
-            for (long row = 0; row < at_most(rows - m, EDGE); row++)
-                for (long i = 0; i < EDGE; i += LANES) {
-                    floats in = load32(made[row] + i, LANES) + load32(bias + n + i, LANES), slope;
-                    if (after == GELU)
-                        in = gelu(in, &slope);
-                    if (after == GELU_BY_TANH)
-                        in = gelu_tanh(in, &slope);
-                    store(part(y, m + row, n + i).at, in, LANES);
-                }
+    struct square made[2];
+    long count = 0;
+    for (long n = 0; n < result->width; n += EDGE)
+        for (long m = 0; m < result->rows; m += EDGE, count++) {
+            struct square *next = made + count % 2, *before = count ? made + (count + 1) % 2 : NULL;
+            multiply(part(x, m, 0), weight + n * depth, depth, next->at, before, result, after);
+            next->row = m, next->column = n, next->done = 0;
+            next->runs = at_most(result->rows - m, EDGE) * (EDGE / LANES);
         }
+    if (count)
+        finish(made + (count + 1) % 2, EDGE * EDGE, result, after);
 }
 
-/* x = LayerNorm(x + dropout(given W' + bias)); `places` are those of the rows among all. */
-static void normed_sum(matrix given, long depth, const number *weight, const float *bias, matrix x,
-                       const int64_t *places, long rows, long width, const struct layer *layer,
-                       int which)
+/* Rows become LayerNorm of them. */
+static void normalise(matrix x, long rows, long width, const float *weight, const float *shift, float eps)
 {
-    square made;
-    const dropping *d = &layer->of_sums[which];
-    for (long n = 0; n < width; n += EDGE)
-        for (long m = 0; m < rows; m += EDGE) {
-            multiply(part(given, m, 0), weight + n * depth, depth, made);
-            for (long row = 0; row < at_most(rows - m, EDGE); row++)
-                for (long i = 0; i < EDGE; i += LANES) {
-                    floats in = load32(made[row] + i, LANES) + load32(bias + n + i, LANES);
-                    number *sum = part(x, m + row, n + i).at;
-                    in = drop(in, begin(places[m + row], width) + n + i, d);
-                    store(sum, load(sum, LANES) + in, LANES);
-                }
-        }
     for (long row = 0; row < rows; row++) {
         number *s = part(x, row, 0).at;
         floats total = {0}, square = {0};
@@ -232,11 +253,10 @@ static void normed_sum(matrix given, long depth, const number *weight, const flo
             floats off = load(s + i, LANES) - middle;
             square += off * off;
         }
-        float root = 1 / sqrtf(sum(square) / width + layer->eps);
+        float root = 1 / sqrtf(sum(square) / width + eps);
         for (long i = 0; i < width; i += LANES) {
             floats unit = (load(s + i, LANES) - middle) * root;
-            store(s + i, unit * load32(layer->weights[which] + i, LANES) +
-                             load32(layer->shifts[which] + i, LANES), LANES);
+            store(s + i, unit * load32(weight + i, LANES) + load32(shift + i, LANES), LANES);
         }
     }
 }
@@ -250,14 +270,14 @@ static void attend(matrix qkv, matrix mixed, long n, long sequence, const struct
 {
     long D = size->D, K = D / size->H, wide = up_to_edge(n);
     float scale = 1 / sqrtf(K);
-    square made;
+    float made[EDGE][EDGE];
     for (long h = 0; h < size->H; h++) {
         pack_transposed(part(qkv, 0, D + h * K), room->keys, wide, K);
         pack(part(qkv, 0, 2 * D + h * K), room->values, K, wide, n);
         for (long m = 0; m < n; m += EDGE) {
             long rows = at_most(n - m, EDGE);
             for (long j = 0; j < wide; j += EDGE) {
-                multiply(part(qkv, m, h * K), room->keys + j * K, K, made);
+                multiply(part(qkv, m, h * K), room->keys + j * K, K, made, NULL, NULL, NOTHING);
                 for (long row = 0; row < rows; row++)
                     memcpy(room->scores + row * wide + j, made[row], sizeof *made);
             }
@@ -284,7 +304,7 @@ static void attend(matrix qkv, matrix mixed, long n, long sequence, const struct
                 }
             }
             for (long k = 0; k < K; k += EDGE) {
-                multiply(room->shares, room->values + k * wide, wide, made);
+                multiply(room->shares, room->values + k * wide, wide, made, NULL, NULL, NOTHING);
                 for (long row = 0; row < rows; row++)
                     for (long i = 0; i < EDGE; i += LANES)
                         store(part(mixed, m + row, h * K + k + i).at, load32(made[row] + i, LANES), LANES);
@@ -301,13 +321,21 @@ static void pass(const struct layer *layer, matrix x, long first, long last, con
     for (long b = first; b < last; b++)
         for (long r = 0; r < lengths[b]; r++)
             room->places[rows++] = b * size->L + r;
-    product(x, D, layer->qkv, layer->qkv_bias, room->qkv, rows, 3 * D, NOTHING);
+    struct result result = {room->qkv, layer->qkv_bias, rows, 3 * D, room->places, NULL};
+    product(x, D, layer->qkv, &result, NOTHING);
     for (long b = first, row = 0; b < last; row += lengths[b++])
         attend(part(room->qkv, row, 0), part(room->mixed, row, 0), lengths[b], b, layer, size, room);
-    normed_sum(room->mixed, D, layer->out, layer->out_bias, x, room->places, rows, D, layer, 0);
-    product(x, D, layer->up, layer->up_bias, room->inner, rows, size->I,
-            size->by_tanh ? GELU_BY_TANH : GELU);
-    normed_sum(room->inner, size->I, layer->down, layer->down_bias, x, room->places, rows, D, layer, 1);
+    result = (struct result){x, layer->out_bias, rows, D, room->places, &layer->of_sums[0]};
+    product(room->mixed, D, layer->out, &result, ADDED);
+    normalise(x, rows, D, layer->weights[0], layer->shifts[0], layer->eps);
+    result = (struct result){room->inner, layer->up_bias, rows, size->I, room->places, NULL};
+    if (size->by_tanh)
+        product(x, D, layer->up, &result, GELU_BY_TANH);
+    else
+        product(x, D, layer->up, &result, GELU);
+    result = (struct result){x, layer->down_bias, rows, D, room->places, &layer->of_sums[1]};
+    product(room->inner, size->I, layer->down, &result, ADDED);
+    normalise(x, rows, D, layer->weights[1], layer->shifts[1], layer->eps);
 }
 
 /* Rooms of so many bytes, in one piece, each where a line of the cache begins; NULL: no memory. */
