@@ -78,10 +78,11 @@ void norm_forward(const number *residual, const number *x, const number *bias, c
 #pragma omp parallel for schedule(static)
     for (long row = 0; row < rows; row++) {
         floats total = {0}, square = {0};
+        words drawn = {0};
         number *s = sums + row * width;
         for (long i = 0; i < width; i += LANES) {
             long at = row * width + i, n = at_most(width - i, LANES);
-            floats in = drop(load(x + at, n) + load(bias + i, n), begin(row, width) + i, d);
+            floats in = drop(load(x + at, n) + load(bias + i, n), begin(row, width), i, d, &drawn);
             store(s + i, load(residual + at, n) + in, n);
             total += load(s + i, n); /* as it will be read again */
         }
@@ -127,13 +128,14 @@ int norm_backward(const number *dy, const number *sums, const float *weight, con
                 along += slope * unit; /* beyond the width, the slope is 0 */
             }
             float middle = sum(total) / width, tilt = sum(along) / width;
+            words drawn = {0};
             for (long i = 0; i < width; i += LANES) {
                 long at = row * width + i, n = at_most(width - i, LANES);
                 floats unit = (load(sums + at, n) - mean[row]) * inverse[row];
                 floats slope = load(dy + at, n) * load32(weight + i, n);
                 slope = (slope - middle - unit * tilt) * inverse[row];
                 store(dsum + at, slope, n);
-                slope = drop(slope, begin(row, width) + i, d);
+                slope = drop(slope, begin(row, width), i, d, &drawn);
                 store(dx + at, slope, n);
                 store32(dbias + i, load32(dbias + i, n) + slope, n);
             }
@@ -206,13 +208,14 @@ void softmax_forward(number *scores, const float *bias, number *dropped, long B,
             total += x;
         }
         float share = 1 / sum(total);
+        words drawn = {0};
         for (long i = 0; i < L; i += LANES) {
             long n = at_most(L - i, LANES);
             floats x;
             memcpy(&x, kept + i, sizeof x);
             store(s + i, x * share, n);
             if (dropped != scores)
-                store(out + i, drop(load(s + i, n), begin(first_row + row, L) + i, d), n);
+                store(out + i, drop(load(s + i, n), begin(first_row + row, L), i, d, &drawn), n);
         }
     }
 }
@@ -224,12 +227,13 @@ void softmax_backward(number *slopes, const number *weights, number *dropped, lo
 #pragma omp parallel for schedule(static)
     for (long row = 0; row < rows; row++) {
         floats total = {0};
+        words drawn = {0};
         float kept[L + LANES];
+        uint64_t place = begin(first_row + row, L);
         for (long i = 0; i < L; i += LANES) {
             long at = row * L + i, n = at_most(L - i, LANES);
-            uint64_t place = begin(first_row + row, L) + i;
-            floats w = load(weights + at, n), slope = drop(load(slopes + at, n), place, d);
-            store(dropped + at, drop(w, place, d), n);
+            floats w = load(weights + at, n), slope = drop(load(slopes + at, n), place, i, d, &drawn);
+            store(dropped + at, drop(w, place, i, d, &drawn), n);
             memcpy(kept + i, &slope, sizeof slope);
             total += slope * w;
         }

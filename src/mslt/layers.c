@@ -150,27 +150,29 @@ struct result {
     const dropping *dropping;
 };
 
-/* A square of a product, from a row and a column on, of which some runs of LANES are dealt with. */
-struct square { float at[EDGE][EDGE]; long row, column, runs, done; };
+/* A square of a product, from a row and a column on, of whose rows some are dealt with. */
+struct square { float at[EDGE][EDGE]; long row, column, rows, done; };
 
 /* Deal with so many more of them. */
-static inline void finish(struct square *made, long runs, const struct result *result, enum after after)
+static inline void finish(struct square *made, long rows, const struct result *result, enum after after)
 {
-    long until = at_most(made->done + runs, made->runs);
+    long until = at_most(made->done + rows, made->rows);
     for (; made->done < until; made->done++) {
-        long row = made->done / (EDGE / LANES), i = made->done % (EDGE / LANES) * LANES;
-        long at = made->column + i;
-        number *y = part(result->y, made->row + row, at).at;
-        floats in = load32(made->at[row] + i, LANES) + load32(result->bias + at, LANES), slope;
-        if (after == GELU)
-            in = gelu(in, &slope);
-        if (after == GELU_BY_TANH)
-            in = gelu_tanh(in, &slope);
-        if (after == ADDED) {
-            uint64_t place = begin(result->places[made->row + row], result->width) + at;
-            in = load(y, LANES) + drop(in, place, result->dropping);
+        long row = made->row + made->done;
+        number *y = part(result->y, row, made->column).at;
+        uint64_t place = after == ADDED ? begin(result->places[row], result->width) : 0;
+        words drawn = {0};
+        for (long i = 0; i < EDGE; i += LANES) {
+            floats in = load32(made->at[made->done] + i, LANES), slope;
+            in += load32(result->bias + made->column + i, LANES);
+            if (after == GELU)
+                in = gelu(in, &slope);
+            if (after == GELU_BY_TANH)
+                in = gelu_tanh(in, &slope);
+            if (after == ADDED)
+                in = load(y + i, LANES) + drop(in, place, made->column + i, result->dropping, &drawn);
+            store(y + i, in, LANES);
         }
-        store(y, in, LANES);
     }
 }
 
@@ -180,7 +182,7 @@ static inline void multiply(matrix x, const number *left, long depth, float made
                             struct square *before, const struct result *result, enum after after)
 {
     const number *right = left + TILE * depth;
-    long runs = before ? before->runs * PANEL / depth + 1 : 0;
+    long rows = before ? before->rows * PANEL / depth + 1 : 0;
 #ifdef TILES
     __asm__ volatile("" : : : "memory"); /* tile loads do not say what they read */
     _tile_zero(0);
@@ -197,7 +199,7 @@ static inline void multiply(matrix x, const number *left, long depth, float made
         _tile_dpbf16ps(2, 5, 6);
         _tile_dpbf16ps(3, 5, 7);
         if (before)
-            finish(before, runs, result, after);
+            finish(before, rows, result, after);
     }
     _tile_stored(0, made[0], 4 * EDGE);
     _tile_stored(1, made[0] + TILE, 4 * EDGE);
@@ -219,7 +221,7 @@ static inline void multiply(matrix x, const number *left, long depth, float made
         memcpy(made[i], sums, sizeof sums);
     }
     for (long k = 0; before && k < depth; k += PANEL)
-        finish(before, runs, result, after);
+        finish(before, rows, result, after);
 #endif
 }
 
@@ -234,10 +236,10 @@ static inline void product(matrix x, long depth, const number *weight, const str
             struct square *next = made + count % 2, *before = count ? made + (count + 1) % 2 : NULL;
             multiply(part(x, m, 0), weight + n * depth, depth, next->at, before, result, after);
             next->row = m, next->column = n, next->done = 0;
-            next->runs = at_most(result->rows - m, EDGE) * (EDGE / LANES);
+            next->rows = at_most(result->rows - m, EDGE);
         }
     if (count)
-        finish(made + (count + 1) % 2, EDGE * EDGE, result, after);
+        finish(made + (count + 1) % 2, EDGE, result, after);
 }
 
 /* Rows become LayerNorm of them. */
@@ -298,9 +300,10 @@ static void attend(matrix qkv, matrix mixed, long n, long sequence, const struct
                     total += x;
                 }
                 float one = 1 / sum(total);
+                words drawn = {0};
                 for (long i = 0; i < wide; i += LANES) {
                     floats x = i < n ? load32(s + i, LANES) * one : (floats){0};
-                    store(share + i, drop(x, place + i, &layer->of_weights), LANES);
+                    store(share + i, drop(x, place, i, &layer->of_weights, &drawn), LANES);
                 }
             }
             for (long k = 0; k < K; k += EDGE) {

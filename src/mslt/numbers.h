@@ -85,20 +85,26 @@ static inline floats first(floats x, long n, float rest)
     return n >= LANES ? x : where((ints)PLACES < (int32_t)n, x, rest + (floats){0});
 }
 
+/* One half of the numbers beside the other, for what is made of all of them. */
+static inline floats turned(floats x, int by)
+{
+    return __builtin_shuffle(x, (ints)(PLACES ^ (uint32_t)by));
+}
+
 static inline float sum(floats x)
 {
-    float total = 0;
-    for (int i = 0; i < LANES; i++)
-        total += x[i];
-    return total;
+    for (int by = LANES / 2; by; by /= 2)
+        x += turned(x, by);
+    return x[0];
 }
 
 static inline float largest(floats x)
 {
-    float most = x[0];
-    for (int i = 1; i < LANES; i++)
-        most = x[i] > most ? x[i] : most;
-    return most;
+    for (int by = LANES / 2; by; by /= 2) {
+        floats other = turned(x, by);
+        x = where(other > x, other, x);
+    }
+    return x[0];
 }
 
 /* e^x for x up to 88, off by a part of 1e-7 (1 + |x|) at most; 0 below -87. */
@@ -172,13 +178,16 @@ static inline uint64_t begin(uint64_t row, long width)
     return row * ((width + 2 * LANES - 1) / (2 * LANES)) * (2 * LANES);
 }
 
-/* LANES numbers from a place on, which LANES divides. */
-static inline floats drop(floats x, uint64_t place, const dropping *d)
+/* LANES numbers, the i-th of a row and on, whose first one's place is `begin`. Of each row the runs
+ * come one after the other: every second one draws for the next one too. */
+static inline floats drop(floats x, uint64_t begin, long i, const dropping *d, words *drawn)
 {
     if (d->keep >= 65536)
         return x;
-    words at = PLACES + (uint32_t)(place / (2 * LANES) * LANES);
-    words drawn = mixed(mixed(at + d->seed[0]) + d->seed[1]);
-    words bits = place & LANES ? drawn >> 16 : drawn & 0xffff;
+    if (!(i & LANES)) {
+        words at = PLACES + (uint32_t)((begin + i) / 2);
+        *drawn = mixed(mixed(at + d->seed[0]) + d->seed[1]);
+    }
+    words bits = i & LANES ? *drawn >> 16 : *drawn & 0xffff;
     return where((ints)bits < d->keep, x * d->scale, (floats){0});
 }
