@@ -46,20 +46,18 @@ static inline matrix part(matrix x, long row, long column)
  * in the cache. */
 static inline long spread(long width) { return width + PANEL; }
 
-/* Rows of pairs become columns. */
+/* Rows of pairs become columns: runs of so many change places, in ever more rows. */
 static inline void transpose(words rows[TILE])
 {
-    for (int apart = TILE / 2; apart; apart /= 2) {
-        ints mine, theirs;
-        for (int i = 0; i < TILE; i++) {
-            mine[i] = i & apart ? TILE + i - apart : i;
-            theirs[i] = i & apart ? TILE + i : i + apart;
-        }
-        for (int i = 0; i < TILE; i++)
-            if (!(i & apart)) {
-                words a = rows[i], b = rows[i + apart];
-                rows[i] = __builtin_shuffle(a, b, (words)mine);
-                rows[i + apart] = __builtin_shuffle(a, b, (words)theirs);
+#pragma GCC unroll 4
+    for (uint32_t run = TILE / 2; run; run /= 2) {
+        words from = PLACES + ((words)((PLACES & run) != 0) & (TILE - run));
+#pragma GCC unroll 16
+        for (uint32_t i = 0; i < TILE; i++)
+            if (!(i & run)) {
+                words a = rows[i], b = rows[i + run];
+                rows[i] = __builtin_shuffle(a, b, from);
+                rows[i + run] = __builtin_shuffle(a, b, from + run);
             }
     }
 }
@@ -79,20 +77,23 @@ static inline void pack_transposed(matrix x, number *packed, long count, long de
         }
 }
 
+static inline words pairs(const number *first, const number *second)
+{
+    halves a, b;
+    memcpy(&a, first, sizeof a);
+    memcpy(&b, second, sizeof b);
+    return __builtin_convertvector(a, words) | __builtin_convertvector(b, words) << 16;
+}
+
 /* The same of x [depth, count] itself, of which the first `there` rows are read; the others are 0. */
 static inline void pack(matrix x, number *packed, long count, long depth, long there)
 {
+    static const number none[TILE];
     for (long n = 0; n < count; n += TILE)
         for (long k = 0; k < depth; k += PANEL)
-            for (int pair = 0; pair < TILE; pair++) {
-                halves first = {0}, second = {0};
-                long row = k + 2 * pair;
-                if (row < there)
-                    memcpy(&first, part(x, row, n).at, sizeof first);
-                if (row + 1 < there)
-                    memcpy(&second, part(x, row + 1, n).at, sizeof second);
-                words both = __builtin_convertvector(first, words) |
-                             __builtin_convertvector(second, words) << 16;
+            for (long row = k; row < k + PANEL; row += 2) {
+                const number *first = part(x, row, n).at, *second = first + x.apart;
+                words both = pairs(row < there ? first : none, row + 1 < there ? second : none);
                 memcpy(packed, &both, sizeof both);
                 packed += PANEL;
             }
