@@ -179,24 +179,25 @@ def test_a_kind_that_the_device_lacks_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("amx", "speedup", "vnni", "narrow", "wide"),
+    ("amx", "speedup", "vnni", "narrow", "wide", "wider"),
     [
-        (True, 9.0, True, "bf16", "bf16"),
-        (False, 2.4, True, "bf16", "int8"),
-        (False, 2.4, False, "bf16", "bf16"),
-        (False, 1.0, True, "int8", "int8"),
-        (False, 0.1, False, "int8", "int8"),
+        (True, 9.0, True, "bf16", "bf16", "int8"),
+        (False, 2.4, True, "bf16", "int8", "int8"),
+        (False, 2.4, False, "bf16", "bf16", "bf16"),
+        (False, 1.0, True, "int8", "int8", "int8"),
+        (False, 0.1, False, "int8", "int8", "int8"),
     ],
 )
 def test_fast_is_bf16_where_that_is_fast_and_int8_elsewhere_or_in_a_wide_model(
-    monkeypatch, amx, speedup, vnni, narrow, wide
+    monkeypatch, amx, speedup, vnni, narrow, wide, wider
 ):
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: vnni)
     monkeypatch.setattr("mslt.prefix.multiplies_int8", lambda: True)
     monkeypatch.setattr("mslt.machine.bf16_speedup", lambda: speedup)
-    assert (pick_kind("fast", "cpu", 128), pick_kind("fast", "cpu", 256)) == (narrow, wide)
+    kinds = [pick_kind("fast", "cpu", width) for width in (128, 256, 384)]
+    assert kinds == [narrow, wide, wider]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,9 @@
  *
  * D width, H heads, L rows of a sequence at most, I width of the feed-forward part. Products have
  * sides that EDGE divides. A row's numbers do not depend on the rows beside it.
+ *
+ * Fixed weights may be in 8 bits too, and what they are multiplied with is brought there row by row.
+ * Two of them lie in the place of a `number`, and are moved as one.
  */
 #include "numbers.h"
 #include <omp.h>
@@ -129,10 +132,13 @@ static inline shapes begin_tiles(void) { return (shapes){{0}}; }
 static inline void end_tiles(shapes before) { (void)before; }
 #endif
 
-/* A fixed layer: packed weights, and all else in fp32. */
+/* A fixed linear layer: its packed weight, and in fp32 its bias and, if that is in 8 bits, what one of
+ * them is worth in each of its rows. */
+struct linear { const number *weight; const float *bias, *worths; };
+
 struct layer {
-    const number *qkv, *out, *up, *down;
-    const float *qkv_bias, *out_bias, *up_bias, *down_bias, *weights[2], *shifts[2];
+    struct linear qkv, out, up, down;
+    const float *weights[2], *shifts[2]; /* of LayerNorms */
     float eps;
     dropping of_weights, of_sums[2];
 };
@@ -145,7 +151,8 @@ enum after { NOTHING, GELU, GELU_BY_TANH, ADDED };
 
 struct result {
     matrix y;
-    const float *bias;
+    const struct linear *linear;
+    const float *worths; /* of rows of what is multiplied in 8 bits */
     long rows, width;
     const int64_t *places;
     const dropping *dropping;
@@ -155,7 +162,8 @@ struct result {
 struct square { float at[EDGE][EDGE]; long row, column, rows, done; };
 
 /* Deal with so many more of them. */
-static inline void finish(struct square *made, long rows, const struct result *result, enum after after)
+static inline void finish(struct square *made, long rows, const struct result *result, enum after after,
+                          int eighths)
 {
     long until = at_most(made->done + rows, made->rows);
     for (; made->done < until; made->done++) {
@@ -164,23 +172,28 @@ static inline void finish(struct square *made, long rows, const struct result *r
         uint64_t place = after == ADDED ? begin(result->places[row], result->width) : 0;
         words drawn = {0};
         for (long i = 0; i < EDGE; i += LANES) {
+            long column = made->column + i;
             floats in = load32(made->at[made->done] + i, LANES), slope;
-            in += load32(result->bias + made->column + i, LANES);
+            if (eighths)
+                in = __builtin_convertvector((ints)in, floats) * result->worths[row] *
+                     load32(result->linear->worths + column, LANES);
+            in += load32(result->linear->bias + column, LANES);
             if (after == GELU)
                 in = gelu(in, &slope);
             if (after == GELU_BY_TANH)
                 in = gelu_tanh(in, &slope);
             if (after == ADDED)
-                in = load(y + i, LANES) + drop(in, place, made->column + i, result->dropping, &drawn);
+                in = load(y + i, LANES) + drop(in, place, column, result->dropping, &drawn);
             store(y + i, in, LANES);
         }
     }
 }
 
-/* EDGE rows of x by as many packed columns. Tiles are multiplied beside all else that a core does, so
- * meanwhile the square before, if any, is dealt with. */
+/* EDGE rows of x by as many packed columns, in 8 bits the integers that they come to. Tiles are
+ * multiplied beside all else that a core does: meanwhile the square before, if any, is dealt with. */
 static inline void multiply(matrix x, const number *left, long depth, float made[EDGE][EDGE],
-                            struct square *before, const struct result *result, enum after after)
+                            struct square *before, const struct result *result, enum after after,
+                            int eighths)
 {
     const number *right = left + TILE * depth;
     long rows = before ? before->rows * PANEL / depth + 1 : 0;
@@ -192,55 +205,104 @@ static inline void multiply(matrix x, const number *left, long depth, float made
     _tile_zero(3);
     for (long k = 0; k < depth; k += PANEL) {
         _tile_loadd(4, x.at + k, 2 * x.apart);
+        _tile_loadd(5, x.at + TILE * x.apart + k, 2 * x.apart);
         _tile_loadd(6, left + k * TILE, 4 * TILE);
         _tile_loadd(7, right + k * TILE, 4 * TILE);
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_loadd(5, x.at + TILE * x.apart + k, 2 * x.apart);
-        _tile_dpbf16ps(1, 4, 7);
-        _tile_dpbf16ps(2, 5, 6);
-        _tile_dpbf16ps(3, 5, 7);
+        if (eighths) {
+            _tile_dpbssd(0, 4, 6);
+            _tile_dpbssd(1, 4, 7);
+            _tile_dpbssd(2, 5, 6);
+            _tile_dpbssd(3, 5, 7);
+        } else {
+            _tile_dpbf16ps(0, 4, 6);
+            _tile_dpbf16ps(1, 4, 7);
+            _tile_dpbf16ps(2, 5, 6);
+            _tile_dpbf16ps(3, 5, 7);
+        }
         if (before)
-            finish(before, rows, result, after);
+            finish(before, rows, result, after, eighths);
     }
     _tile_stored(0, made[0], 4 * EDGE);
     _tile_stored(1, made[0] + TILE, 4 * EDGE);
     _tile_stored(2, made[TILE], 4 * EDGE);
     _tile_stored(3, made[TILE] + TILE, 4 * EDGE);
 #else
-    for (int i = 0; i < EDGE; i++) {
-        floats sums[2] = {{0}};
-        for (long k = 0; k < depth; k += 2) {
-            const number *pair = x.at + i * x.apart + k;
-            floats first = load(pair, 1), second = load(pair + 1, 1);
-            for (int half = 0; half < 2; half++) {
-                words pairs;
-                memcpy(&pairs, (half ? right : left) + k * TILE, sizeof pairs);
-                sums[half] += first[0] * (floats)(pairs << 16);
-                sums[half] += second[0] * (floats)(pairs & 0xffff0000);
+    for (int i = 0; i < EDGE; i++)
+        for (int half = 0; half < 2; half++) {
+            floats sums = {0};
+            ints whole = {0};
+            for (long k = 0; k < depth; k += 2) {
+                const number *mine = x.at + i * x.apart + k;
+                words theirs;
+                memcpy(&theirs, (half ? right : left) + k * TILE, sizeof theirs);
+                if (eighths)
+                    for (int at = 0; at < 4; at++)
+                        whole += ((const int8_t *)mine)[at] * ((ints)(theirs << (24 - 8 * at)) >> 24);
+                else
+                    sums += load(mine, 1)[0] * (floats)(theirs << 16) +
+                            load(mine + 1, 1)[0] * (floats)(theirs & 0xffff0000);
             }
+            if (eighths)
+                memcpy(made[i] + half * TILE, &whole, sizeof whole);
+            else
+                memcpy(made[i] + half * TILE, &sums, sizeof sums);
         }
-        memcpy(made[i], sums, sizeof sums);
-    }
     for (long k = 0; before && k < depth; k += PANEL)
-        finish(before, rows, result, after);
+        finish(before, rows, result, after, eighths);
 #endif
 }
 
 /* x W' and what becomes of it; x has room for up_to_edge(rows). */
-static inline void product(matrix x, long depth, const number *weight, const struct result *result,
-                           enum after after)
+static inline void product_of(matrix x, long depth, const struct result *result, enum after after,
+                              int eighths)
 {
     struct square made[2];
     long count = 0;
     for (long n = 0; n < result->width; n += EDGE)
         for (long m = 0; m < result->rows; m += EDGE, count++) {
             struct square *next = made + count % 2, *before = count ? made + (count + 1) % 2 : NULL;
-            multiply(part(x, m, 0), weight + n * depth, depth, next->at, before, result, after);
+            const number *left = result->linear->weight + n * depth;
+            multiply(part(x, m, 0), left, depth, next->at, before, result, after, eighths);
             next->row = m, next->column = n, next->done = 0;
             next->rows = at_most(result->rows - m, EDGE);
         }
     if (count)
-        finish(made + (count + 1) % 2, EDGE, result, after);
+        finish(made + (count + 1) % 2, EDGE, result, after, eighths);
+}
+
+/* Rows in 8 bits, and what one of them is worth in each; no number where one of the row is none. */
+static void to_eighths(matrix x, matrix y, float *worths, long rows, long width)
+{
+    for (long row = 0; row < rows; row++) {
+        const number *from = part(x, row, 0).at;
+        int8_t *to = (int8_t *)part(y, row, 0).at;
+        floats most = {0}, odd = {0};
+        for (long i = 0; i < width; i += LANES) {
+            floats in = load(from + i, LANES), size = (floats)((ints)in & 0x7fffffff);
+            most = where(size > most, size, most);
+            odd += in * 0.0f;
+        }
+        float top = fmaxf(largest(most), 1e-12f), times = 127 / top;
+        for (long i = 0; i < width; i += LANES) {
+            ints whole = (ints)(load(from + i, LANES) * times + 12582912.0f) - 0x4b400000;
+            bytes b = __builtin_convertvector(whole, bytes);
+            memcpy(to + i, &b, sizeof b);
+        }
+        worths[row] = top / 127 + sum(odd);
+    }
+}
+
+/* The same of numbers or, if the weight is in 8 bits, by way of room for x there. */
+static inline void product(matrix x, long depth, struct result result, enum after after, matrix eighths,
+                           float *worths)
+{
+    if (result.linear->worths) {
+        to_eighths(x, eighths, worths, result.rows, depth);
+        result.worths = worths;
+        product_of(eighths, depth / 2, &result, after, 1);
+    } else {
+        product_of(x, depth, &result, after, 0);
+    }
 }
 
 /* Rows become LayerNorm of them. */
@@ -265,7 +327,12 @@ static void normalise(matrix x, long rows, long width, const float *weight, cons
 }
 
 /* Rooms of a thread, for the rows of a few sequences and for a head. */
-struct rooms { matrix qkv, mixed, inner, shares; number *keys, *values; float *scores; int64_t *places; };
+struct rooms {
+    matrix qkv, mixed, inner, shares, eighths;
+    number *keys, *values;
+    float *scores, *worths;
+    int64_t *places;
+};
 
 /* One sequence's rows of queries, keys and values [n, 3 D] into what heads make of them [n, D]. */
 static void attend(matrix qkv, matrix mixed, long n, long sequence, const struct layer *layer,
@@ -280,7 +347,7 @@ static void attend(matrix qkv, matrix mixed, long n, long sequence, const struct
         for (long m = 0; m < n; m += EDGE) {
             long rows = at_most(n - m, EDGE);
             for (long j = 0; j < wide; j += EDGE) {
-                multiply(part(qkv, m, h * K), room->keys + j * K, K, made, NULL, NULL, NOTHING);
+                multiply(part(qkv, m, h * K), room->keys + j * K, K, made, NULL, NULL, NOTHING, 0);
                 for (long row = 0; row < rows; row++)
                     memcpy(room->scores + row * wide + j, made[row], sizeof *made);
             }
@@ -308,7 +375,7 @@ static void attend(matrix qkv, matrix mixed, long n, long sequence, const struct
                 }
             }
             for (long k = 0; k < K; k += EDGE) {
-                multiply(room->shares, room->values + k * wide, wide, made, NULL, NULL, NOTHING);
+                multiply(room->shares, room->values + k * wide, wide, made, NULL, NULL, NOTHING, 0);
                 for (long row = 0; row < rows; row++)
                     for (long i = 0; i < EDGE; i += LANES)
                         store(part(mixed, m + row, h * K + k + i).at, load32(made[row] + i, LANES), LANES);
@@ -325,20 +392,20 @@ static void pass(const struct layer *layer, matrix x, long first, long last, con
     for (long b = first; b < last; b++)
         for (long r = 0; r < lengths[b]; r++)
             room->places[rows++] = b * size->L + r;
-    struct result result = {room->qkv, layer->qkv_bias, rows, 3 * D, room->places, NULL};
-    product(x, D, layer->qkv, &result, NOTHING);
+    struct result result = {room->qkv, &layer->qkv, NULL, rows, 3 * D, room->places, NULL};
+    product(x, D, result, NOTHING, room->eighths, room->worths);
     for (long b = first, row = 0; b < last; row += lengths[b++])
         attend(part(room->qkv, row, 0), part(room->mixed, row, 0), lengths[b], b, layer, size, room);
-    result = (struct result){x, layer->out_bias, rows, D, room->places, &layer->of_sums[0]};
-    product(room->mixed, D, layer->out, &result, ADDED);
+    result = (struct result){x, &layer->out, NULL, rows, D, room->places, &layer->of_sums[0]};
+    product(room->mixed, D, result, ADDED, room->eighths, room->worths);
     normalise(x, rows, D, layer->weights[0], layer->shifts[0], layer->eps);
-    result = (struct result){room->inner, layer->up_bias, rows, size->I, room->places, NULL};
+    result = (struct result){room->inner, &layer->up, NULL, rows, size->I, room->places, NULL};
     if (size->by_tanh)
-        product(x, D, layer->up, &result, GELU_BY_TANH);
+        product(x, D, result, GELU_BY_TANH, room->eighths, room->worths);
     else
-        product(x, D, layer->up, &result, GELU);
-    result = (struct result){x, layer->down_bias, rows, D, room->places, &layer->of_sums[1]};
-    product(room->inner, size->I, layer->down, &result, ADDED);
+        product(x, D, result, GELU, room->eighths, room->worths);
+    result = (struct result){x, &layer->down, NULL, rows, D, room->places, &layer->of_sums[1]};
+    product(room->inner, size->I, result, ADDED, room->eighths, room->worths);
     normalise(x, rows, D, layer->weights[1], layer->shifts[1], layer->eps);
 }
 
@@ -382,21 +449,23 @@ int pass_layers(const struct layer *layers, long count, const number *x, number 
         }
         matrix mine = {.apart = spread(D)};
         struct rooms room = {.qkv.apart = spread(3 * D), .mixed.apart = spread(D),
-                             .inner.apart = spread(size->I), .shares.apart = spread(wide)};
+                             .inner.apart = spread(size->I), .shares.apart = spread(wide),
+                             .eighths.apart = spread((D > size->I ? D : size->I) / 2)};
         size_t sizes[] = {(rows + 2 * EDGE) * mine.apart * sizeof(number),
                           most * room.qkv.apart * sizeof(number),
                           most * room.mixed.apart * sizeof(number),
                           most * room.inner.apart * sizeof(number),
                           EDGE * room.shares.apart * sizeof(number), wide * K * sizeof(number),
                           wide * K * sizeof(number), EDGE * wide * sizeof(float),
-                          most * sizeof(int64_t)};
+                          most * sizeof(int64_t), most * room.eighths.apart * sizeof(number),
+                          most * sizeof(float)};
         void *rooms[sizeof sizes / sizeof *sizes];
         char *all = take(sizes, rooms, sizeof sizes / sizeof *sizes);
         failed = !all;
         if (!failed && rows) {
             mine.at = rooms[0], room.qkv.at = rooms[1], room.mixed.at = rooms[2], room.inner.at = rooms[3];
             room.shares.at = rooms[4], room.keys = rooms[5], room.values = rooms[6];
-            room.scores = rooms[7], room.places = rooms[8];
+            room.scores = rooms[7], room.places = rooms[8], room.eighths.at = rooms[9], room.worths = rooms[10];
             for (long b = first, row = 0; b < last; row += lengths[b++])
                 for (long r = 0; r < lengths[b]; r++)
                     memcpy(part(mine, row + r, 0).at, x + (b * L + r) * D, D * sizeof *x);

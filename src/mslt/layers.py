@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from ctypes import Structure, byref, c_float, c_int, c_long, c_void_p
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mslt.kernels import Dropping, Kernels, dropping
 from mslt.model import Block
@@ -21,13 +21,16 @@ TOGETHER = 256
 
 EDGE = 32  # of the squares that are multiplied, which divides the sides of every product
 
-_WEIGHTS = ("qkv", "out", "up", "down")
+_LINEARS = ("qkv", "out", "up", "down")
+
+
+class _Linear(Structure):
+    _fields_ = (("weight", c_void_p), ("bias", c_void_p), ("worths", c_void_p))
 
 
 class _Layer(Structure):
     _fields_ = (
-        *((name, c_void_p) for name in _WEIGHTS),
-        *((f"{name}_bias", c_void_p) for name in _WEIGHTS),
+        *((name, _Linear) for name in _LINEARS),
         ("weights", c_void_p * 2),
         ("shifts", c_void_p * 2),
         ("eps", c_float),
@@ -46,32 +49,44 @@ class Layers:
     Args:
         blocks: one for each layer; several may be the same.
         kernels: in whose library the function is, for numbers in bf16.
+        eighths: whether to multiply in 8 bits: weights and what they are multiplied with as signed
+            integers, scaled row by row.
     """
 
-    def __init__(self, blocks: Sequence[Block], kernels: Kernels) -> None:
+    def __init__(self, blocks: Sequence[Block], kernels: Kernels, *, eighths: bool = False) -> None:
         self._blocks = list(blocks)
         self._kernels = kernels
+        self._eighths = eighths
         self._kept: list[Tensor] = []
         made = {block: self._layer(block) for block in dict.fromkeys(self._blocks)}
         self._layers = [made[block] for block in self._blocks]
 
     @staticmethod
-    def take(block: Block, kernels: Kernels | None) -> bool:
+    def take(block: Block, kernels: Kernels | None, *, eighths: bool = False) -> bool:
         """Whether layers like this one can be passed so, and faster than otherwise."""
         inner, width = block.mlp.up.weight.shape
-        sides = inner, width, width // block.attention.heads
-        return kernels is not None and kernels.tiles and not any(side % EDGE for side in sides)
+        deep = 2 * EDGE if eighths else EDGE  # sides along which is added up
+        odd = inner % deep or width % deep or width // block.attention.heads % EDGE
+        return kernels is not None and kernels.tiles and not odd
 
     def _layer(self, block: Block) -> _Layer:
         attention, mlp = block.attention, block.mlp
         layer = _Layer(eps=attention.norm.eps)
-        for name, linear in zip(_WEIGHTS, (attention.qkv, attention.out, mlp.up, mlp.down)):
-            weight = linear.weight.detach().to(self._kernels.dtype)
-            setattr(layer, name, self._keep(self._kernels.packed(weight)))
-            setattr(layer, f"{name}_bias", self._keep(linear.bias))
+        for name, linear in zip(_LINEARS, (attention.qkv, attention.out, mlp.up, mlp.down)):
+            setattr(layer, name, self._linear(linear))
         for at, norm in enumerate((attention.norm, mlp.norm)):
             layer.weights[at], layer.shifts[at] = self._keep(norm.weight), self._keep(norm.bias)
         return layer
+
+    def _linear(self, linear: nn.Linear) -> _Linear:
+        weight, worths = linear.weight.detach(), None
+        if self._eighths:
+            weight = weight.float()
+            scales = weight.abs().amax(1).clamp(min=1e-12) / 127
+            weight = (weight / scales[:, None]).round().to(torch.int8).view(self._kernels.dtype)
+            worths = self._keep(scales)
+        packed = self._keep(self._kernels.packed(weight.to(self._kernels.dtype)))
+        return _Linear(packed, self._keep(linear.bias), worths)
 
     def _keep(self, x: Tensor) -> int:
         """Where these numbers are from now on: others than weights as a copy in fp32."""

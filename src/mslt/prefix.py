@@ -5,7 +5,8 @@ model's own layers, dropout included: the same mathematics as a backward pass th
 The fast kinds leave dropout out and multiply in fewer bits: in bf16 on a GPU and on a CPU that is
 fast at it; on GPUs that have them in 8-bit floats, scaled row by row; or, on x86 CPUs, with weights
 in int8, scaled row by row, and activations in 8 bits (7 without VNNI), scaled as they come. What
-that does to the loss is measured in docs/log.md.
+that does to the loss is measured in docs/log.md. On a CPU with AMX all of them pass whole, by way
+of `Layers`, where they are in bf16 or, in a run in bf16, in int8.
 """
 
 import copy
@@ -38,6 +39,9 @@ INSIDE = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp8": torch.bfloat16}
 # Width from which layers in int8 are faster than in bf16 on a CPU with VNNI that is fast at both:
 # at 64, 128, 256 and 768 they take 1.3, 1.05, 0.83 and 0.64 times as long (Zen 4; docs/log.md).
 WIDE = 256
+
+# The same with AMX: 1.05, 0.91, 0.8 and 0.69 times as long at 256, 384, 512 and 768 (`layers.c`).
+WIDE_FOR_TILES = 384
 
 # The same for fp8 on a GPU that has it.
 WIDE_ON_GPU = 768
@@ -73,9 +77,12 @@ class Prefix:
         self._kernels = None if model.kernels is None else find(self.inside)
         fixed = [cast(Block, block) for block in model.blocks[: model.config.blocks(layers)]]
         self._whole: Layers | None = None
-        if kind in ("exact", "bf16") and fixed and Layers.take(fixed[0], self._kernels):
+        eighths = kind == "int8"
+        takes = fixed and Layers.take(fixed[0], self._kernels, eighths=eighths)
+        if kind in ("exact", "bf16", "int8") and takes:
             each = [fixed[layer // self.repeat] for layer in range(layers)]
-            self._whole, self._parted = Layers(each, cast(Kernels, self._kernels)), False
+            self._whole = Layers(each, cast(Kernels, self._kernels), eighths=eighths)
+            self._parted = False
             self.blocks = nn.ModuleList(fixed)
         else:
             self.blocks = nn.ModuleList(
@@ -199,6 +206,7 @@ def pick_kind(wanted: str, device: str, width: int, inner: int | None = None) ->
         bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         return "fp8" if fp8 and width >= WIDE_ON_GPU else "bf16" if bf16 else "fp32"
     if multiplies_bf16_fast():
-        vnni = torch.cpu._is_vnni_supported() and not torch.cpu._is_amx_tile_supported()
-        return "int8" if int8 and vnni and width >= WIDE else "bf16"
+        wide = WIDE_FOR_TILES if torch.cpu._is_amx_tile_supported() else WIDE
+        vnni = torch.cpu._is_vnni_supported()
+        return "int8" if int8 and vnni and width >= wide else "bf16"
     return "int8" if int8 else "fp32"
