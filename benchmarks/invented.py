@@ -6,7 +6,7 @@ from data import facts, made_up_split
 
 from mslt.config import Config, ModelConfig
 from mslt.data.instances import Instances
-from mslt.devices import pick_device, pick_precision
+from mslt.devices import pick_device, pick_kernels, pick_precision
 from mslt.job import Job, fitting_micro_batch
 from mslt.model import Encoder
 from mslt.prefix import pick_kind
@@ -39,12 +39,14 @@ def made_up_job(config: Config) -> Job:
     if config.instances.dupe_factor:  # to come again within the plan
         tokens = max(20_000, 20 * config.batch_size * plan.stages[0].seq_len)
     split = made_up_split(tokens, size)
+    precision = pick_precision(config.precision, device)
+    in_c = pick_kernels(config.compile, device, precision)
     return Job(
         config=config,
         plan=plan,
         world=World(device=device),
-        precision=pick_precision(config.precision, device),
-        prefix=pick_kind(config.prefix, device, config.model.hidden_size),
+        precision=precision,
+        prefix=pick_kind(config.prefix, device, config.model, in_c),
         instances=Instances(split, config.instances, facts(size), config.seed, config.batch_size),
         heldout=[],
         baseline=0.0,

@@ -234,8 +234,10 @@ def test_adamw_is_torchs(clip_norm):
 
 def test_fast_is_the_fewest_bits_that_the_gpu_has():
     capability = torch.cuda.get_device_capability(GPU)
-    assert pick_kind("fast", GPU, 1024) == ("fp8" if capability >= (8, 9) else "bf16")
-    assert pick_kind("fast", GPU, 64) == "bf16"
+    assert pick_kind("fast", GPU, ModelConfig(hidden_size=1024), None) == (
+        "fp8" if capability >= (8, 9) else "bf16"
+    )
+    assert pick_kind("fast", GPU, ModelConfig(hidden_size=64), None) == "bf16"
 
 
 @pytest.mark.parametrize(("compiled", "count"), [("off", 10), ("on", 30)])

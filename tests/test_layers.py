@@ -134,7 +134,7 @@ def test_in_eight_bits_they_compute_almost_the_same(found, config):
     model = model_of(replace(config, intermediate_size=128)).eval()
     x, tokens = torch.randn(5, 70, 64).to(HALF), seen(LENGTHS)
     expected = Layers(model.layers(0, 3), found)(x, tokens, 0, 3, training=False)
-    whole = Layers(model.layers(0, 3), found, eighths=True)
+    whole = Layers(model.layers(0, 3), found, int8=True)
     y = whole(x, tokens, 0, 3, training=False)
     assert 0 < off(y[tokens], expected[tokens]) < 0.04
     assert torch.equal(whole(x[2:3], tokens[2:3], 0, 3, training=False), y[2:3])
@@ -142,6 +142,12 @@ def test_in_eight_bits_they_compute_almost_the_same(found, config):
     y = whole(x, tokens, 0, 3, training=False)
     assert y[2][tokens[2]].isnan().all()
     assert y[[0, 1, 3, 4]].isfinite().all()
+
+
+@torch.no_grad()
+def test_of_no_sequences_nothing_comes(found, config):
+    whole = Layers(model_of(config).layers(0, 1), found)
+    assert whole(torch.empty(0, 70, 64).to(HALF), None, 0, 1, training=True).shape == (0, 70, 64)
 
 
 @torch.no_grad()
@@ -167,14 +173,12 @@ def test_only_sides_of_whole_tiles_are_taken_and_only_where_there_are_tiles(conf
     kept = find(HALF)
     for tiles in (False, True):
         monkeypatch.setattr(kept, "tiles", tiles)
-        assert Layers.take(Encoder(config).blocks[0], kept) == tiles
+        assert Layers.fit(config, kept) == tiles
     for other in ({"num_attention_heads": 4}, {"intermediate_size": 100}):
-        assert not Layers.take(Encoder(replace(config, **other)).blocks[0], kept)
-    assert not Layers.take(
-        Encoder(config).blocks[0], kept, eighths=True
-    )  # 96 are one tile and half
-    assert not Layers.take(Encoder(config).blocks[0], find(torch.float32))
-    assert not Layers.take(Encoder(config).blocks[0], None)
+        assert not Layers.fit(replace(config, **other), kept)
+    assert not Layers.fit(config, kept, int8=True)  # 96 bytes
+    assert not Layers.fit(config, find(torch.float32))
+    assert not Layers.fit(config, None)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

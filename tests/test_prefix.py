@@ -167,21 +167,27 @@ def test_forward_only_counts_the_layers_below_the_first_that_learns(tiny):
     assert forward_only(model) == 3
 
 
+def of(width: int, inner: int = 0) -> ModelConfig:
+    return ModelConfig(
+        vocab_size=48, hidden_size=width, intermediate_size=inner, num_attention_heads=1
+    )
+
+
 def test_a_kind_that_the_device_lacks_is_refused():
     with pytest.raises(ValueError, match="int8 needs an x86 CPU"):
-        pick_kind("int8", "cuda:0", 256)
+        pick_kind("int8", "cuda:0", of(256), None)
     with pytest.raises(ValueError, match="fp8 needs widths that 16 divides"):
-        pick_kind("fp8", "cpu", 100)
+        pick_kind("fp8", "cpu", of(100), None)
     with pytest.raises(ValueError, match="fp8 needs widths that 16 divides"):
-        pick_kind("fp8", "cpu", 768, 1000)
-    assert pick_kind("exact", "cpu", 256) == "exact"
-    assert pick_kind("fast", "cpu", 256) in ("bf16", "int8", "fp32")
+        pick_kind("fp8", "cpu", of(768, 1000), None)
+    assert pick_kind("exact", "cpu", of(256), None) == "exact"
+    assert pick_kind("fast", "cpu", of(256), None) in ("bf16", "int8", "fp32")
 
 
 @pytest.mark.parametrize(
     ("amx", "speedup", "vnni", "narrow", "wide", "wider"),
     [
-        (True, 9.0, True, "bf16", "bf16", "int8"),
+        (True, 9.0, True, "bf16", "bf16", "bf16"),
         (False, 2.4, True, "bf16", "int8", "int8"),
         (False, 2.4, False, "bf16", "bf16", "bf16"),
         (False, 1.0, True, "int8", "int8", "int8"),
@@ -196,8 +202,11 @@ def test_fast_is_bf16_where_that_is_fast_and_int8_elsewhere_or_in_a_wide_model(
     monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: vnni)
     monkeypatch.setattr("mslt.prefix.multiplies_int8", lambda: True)
     monkeypatch.setattr("mslt.machine.bf16_speedup", lambda: speedup)
-    kinds = [pick_kind("fast", "cpu", width) for width in (128, 256, 384)]
+    kinds = [pick_kind("fast", "cpu", of(width), None) for width in (128, 256, 384)]
     assert kinds == [narrow, wide, wider]
+    monkeypatch.setattr("mslt.layers.Layers.fit", lambda *_, int8: int8)
+    kinds = [pick_kind("fast", "cpu", of(width), None) for width in (256, 384)]
+    assert kinds == (["bf16", "int8"] if amx else [wide, wider])
 
 
 @pytest.mark.parametrize(
@@ -215,10 +224,10 @@ def test_fast_on_a_gpu_is_fp8_where_it_has_that_and_the_model_is_wide(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bf16)
-    assert [pick_kind("fast", "cuda:0", width) for width in (768, 256, 1000)] == expected
+    assert [pick_kind("fast", "cuda:0", of(width), None) for width in (768, 256, 1000)] == expected
     if capability < (8, 9):
         with pytest.raises(ValueError, match="needs widths"):
-            pick_kind("fp8", "cuda:0", 768)
+            pick_kind("fp8", "cuda:0", of(768), None)
 
 
 def test_what_follows_gelu_is_never_larger_than_what_8_bits_are_scaled_to(model, random_batch):

@@ -4,7 +4,7 @@ from typing import Literal
 
 import torch
 
-from mslt.kernels import find
+from mslt.kernels import Kernels, find
 from mslt.machine import multiplies_bf16_fast
 
 Precision = Literal["fp32", "bf16"]
@@ -27,10 +27,17 @@ def pick_precision(wanted: str, device: str) -> Precision:
     return "bf16" if wanted == "bf16" else "fp32"
 
 
-def pick_kernels(compiled: str, device: str, precision: Precision) -> bool:
-    """Whether layers use functions in C: on a CPU, where there are any, and no torch.compile."""
+def pick_kernels(compiled: str, device: str, precision: Precision) -> Kernels | None:
+    """Functions in C by which layers compute: on a CPU, if there are any, and no torch.compile."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    return compiled == "auto" and device == "cpu" and find(dtype) is not None
+    return find(dtype) if compiled == "auto" and device == "cpu" else None
+
+
+def instructions(device: str) -> str:
+    """What decides how torch's operations round there."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    return torch.backends.cpu.get_cpu_capability()
 
 
 def pick_device(wanted: str) -> str:

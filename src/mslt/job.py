@@ -22,7 +22,7 @@ from mslt.data.instances import Batch, Instances
 from mslt.data.masking import VocabularyFacts
 from mslt.data.store import TokenStore
 from mslt.data.tokenizer import read_vocabulary
-from mslt.devices import Precision, pick_device, pick_kernels, pick_precision
+from mslt.devices import Precision, instructions, pick_device, pick_kernels, pick_precision
 from mslt.layout import Start
 from mslt.model import Encoder
 from mslt.options import flatten
@@ -139,7 +139,7 @@ class Job:
             recompute=self.config.recompute,
             compile=self.config.compile == "on"
             or (self.config.compile == "auto" and self.world.device.startswith("cuda")),
-            kernels=pick_kernels(self.config.compile, self.world.device, self.precision),
+            kernels=self.in_c is not None,
             pair=self.config.instances.pair != "none",
             seed=self.config.seed,
             first=self.rows(index).start,
@@ -147,6 +147,12 @@ class Job:
             look_ahead=self.config.look_ahead
             and (self.world.size > 1 or self.world.device.startswith("cuda")),
         )
+
+    @property
+    def in_c(self) -> str | None:
+        """Which functions in C the layers compute by, if by any."""
+        found = pick_kernels(self.config.compile, self.world.device, self.precision)
+        return None if found is None else found.version
 
     @contextmanager
     def prefix_cache(self, say: Callable[[str], None]) -> Iterator[PrefixCache | None]:
@@ -167,7 +173,7 @@ class Job:
         facts = {
             "versions": [mslt.__version__, torch.__version__],
             "device": self.world.device.partition(":")[0],
-            "computed": [self.prefix, self.precision, how.compile, how.kernels, CACHED_TOKENS],
+            "computed": [self.prefix, self.precision, how.compile, self.in_c, CACHED_TOKENS],
             "model": asdict(config.model),
             "instances": [self.store_sha256, asdict(config.instances)],
             "order": [config.seed, config.batch_size],
@@ -200,7 +206,7 @@ class Job:
             "micro_batches": self.micro_batches,
             # Others round sums in other ways, and weights would drift apart.
             "threads": torch.get_num_threads(),
-            "kernels": f"{kernels(self.world.device)}, in C: {self.settings(0).kernels}",
+            "kernels": f"{instructions(self.world.device)}, in C: {self.in_c}",
             **flatten(self.config.to_dict()),
         }
         return [(name, str(value)) for name, value in facts.items() if name != "device"]
@@ -234,7 +240,7 @@ class Job:
             "launch": launcher.identity(),
             "precision": self.precision,
             "prefix": self.prefix,
-            "kernels": self.settings(0).kernels,
+            "kernels": self.in_c,
             "stages": [asdict(stage) for stage in self.plan.stages],
             "micro_batches": list(self.micro_batches),
             "baseline_mlm_loss": self.baseline,
@@ -247,20 +253,12 @@ def choices(config: Config, plan: Plan, began: Mapping[str, Any], world: World) 
     """What is as it was when the run began, or else what the machine decides."""
     precision = began.get("precision") or pick_precision(config.precision, world.device)
     prefix = began.get("prefix") or prefix_wanted(config, precision)
+    how = config.compile, world.device, precision
     return {
         "precision": precision,
-        "prefix": pick_kind(
-            prefix, world.device, config.model.hidden_size, config.model.intermediate_size
-        ),
+        "prefix": pick_kind(prefix, world.device, config.model, pick_kernels(*how)),
         "micro_batches": pick_micro_batches(config, plan, began, world),
     }
-
-
-def kernels(device: str) -> str:
-    """What decides how this process rounds."""
-    if device.startswith("cuda"):
-        return torch.cuda.get_device_name(device)
-    return torch.backends.cpu.get_cpu_capability()
 
 
 def prefix_wanted(config: Config, precision: Precision) -> str:

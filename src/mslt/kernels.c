@@ -2,8 +2,8 @@
  * of torch's operations would once each. `kernels.py` compiles it, for bf16, and for fp32 with
  * -DFP32.
  *
- * All is computed in fp32. Sums over rows are of BLOCK rows each, added up in their order: they are the same bit for bit
- * whatever the number of threads. So is dropout, a function of the place.
+ * All is computed in fp32. Sums over rows are of BLOCK rows each, added up in their order: they are
+ * the same bit for bit whatever the number of threads. So is dropout, a function of the place.
  */
 #include "numbers.h"
 

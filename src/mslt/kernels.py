@@ -1,4 +1,4 @@
-"""What `kernels.c` has: compiled on first use for this processor, and kept for later runs.
+"""Functions in C, `kernels.c` and `layers.c`: compiled on first use for this processor, and kept.
 
 Shapes: N rows, D width, G parts of a row, H heads, K width of a head, L rows that are asked.
 
@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from ctypes import (
     POINTER,
-    Array,
     Structure,
     c_float,
     c_int,
@@ -39,7 +38,11 @@ from mslt.machine import generator
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", "-Wno-psabi")
 FOLDER = Path(__file__).parent
 HEADER = FOLDER / "numbers.h"
-SOURCES = {torch.float32: ("kernels.c",), torch.bfloat16: ("kernels.c", "layers.c")}
+# Of several, the first that compile.
+SOURCES: dict[torch.dtype, list[tuple[str, ...]]] = {
+    torch.float32: [("kernels.c",)],
+    torch.bfloat16: [("kernels.c", "layers.c"), ("kernels.c",)],
+}
 
 
 class Dropping(Structure):
@@ -61,7 +64,7 @@ _TAKES: dict[str, list[Any]] = {
     "loss_and_slopes": [_AT, c_long] + [_AT] * 4 + [c_long, c_long],
     "quantize": [_AT, _AT, c_long, c_int],
 }
-_TAKES_IN_BF16: dict[str, list[Any]] = {
+_TAKES_OF_LAYERS: dict[str, list[Any]] = {
     "has_tiles": [],
     "pack_weight": [_AT, _AT, c_long, c_long],
     "pass_layers": [_AT, c_long, _AT, _AT, _AT, c_long, c_long, _AT],
@@ -84,19 +87,21 @@ class Kernels:
     Args:
         library: in which they are.
         dtype: of the numbers.
+        version: what decides what they compute.
 
     `tiles` says whether the processor multiplies tiles of them (AMX), so that layers can be passed
     whole.
     """
 
-    def __init__(self, library: ctypes.CDLL, dtype: torch.dtype) -> None:
+    def __init__(self, library: ctypes.CDLL, dtype: torch.dtype, version: str) -> None:
         self.dtype = dtype
-        self._library = library
-        half = dtype == torch.bfloat16
-        for name, takes in (_TAKES | (_TAKES_IN_BF16 if half else {})).items():
+        self.library = library
+        whole = hasattr(library, "pass_layers")
+        for name, takes in (_TAKES | (_TAKES_OF_LAYERS if whole else {})).items():
             getattr(library, name).argtypes = takes
         library.quantize.restype = c_float
-        self.tiles = half and bool(library.has_tiles())
+        self.tiles = whole and bool(library.has_tiles())
+        self.version = version + (" with tiles" if self.tiles else "")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return find, (self.dtype,)  # which copies of a module share
@@ -125,14 +130,14 @@ class Kernels:
         y_ND = torch.empty_like(x_ND)
         slopes_ND = torch.empty_like(x_ND) if slopes else None
         given = (self._at(each) for each in (x_ND, bias_D, y_ND, slopes_ND))
-        self._library.gelu_forward(*given, *_sizes(x_ND), approximate == "tanh")
+        self.library.gelu_forward(*given, *_sizes(x_ND), approximate == "tanh")
         return y_ND, slopes_ND
 
     def gelu_backward(self, dy_ND: Tensor, slopes_ND: Tensor) -> tuple[Tensor, Tensor]:
         """Slopes along x, and along the bias in fp32."""
         dx_ND, dbias_D = torch.empty_like(dy_ND), torch.empty(dy_ND.shape[-1])
         given = (self._at(each) for each in (dy_ND, slopes_ND, dx_ND))
-        _check(self._library.gelu_backward(*given, self._at32(dbias_D), *_sizes(dy_ND)))
+        check(self.library.gelu_backward(*given, self._at32(dbias_D), *_sizes(dy_ND)))
         return dx_ND, dbias_D
 
     def normed_sum(
@@ -154,7 +159,7 @@ class Kernels:
         y_ND = torch.empty_like(x_ND)
         sums_ND = torch.empty_like(x_ND) if backward else y_ND
         mean_N, inverse_N = torch.empty(2, x_ND.numel() // x_ND.shape[-1])
-        self._library.norm_forward(
+        self.library.norm_forward(
             *(self._at(each) for each in (residual_ND, x_ND, bias_D)),
             *(self._at32(each) for each in (weight_D, shift_D)),
             *(self._at(each) for each in (sums_ND, y_ND)),
@@ -176,7 +181,7 @@ class Kernels:
         sums_ND, mean_N, inverse_N = found
         dsum_ND, dx_ND = torch.empty_like(dy_ND), torch.empty_like(dy_ND)
         fixed_3D = torch.empty(3, dy_ND.shape[-1])
-        failed = self._library.norm_backward(
+        failed = self.library.norm_backward(
             *(self._at(each) for each in (dy_ND, sums_ND)),
             *(self._at32(each) for each in (weight_D, mean_N, inverse_N)),
             *(self._at(each) for each in (dsum_ND, dx_ND)),
@@ -184,7 +189,7 @@ class Kernels:
             *_sizes(dy_ND),
             dropped,
         )
-        _check(failed)
+        check(failed)
         return dsum_ND, dx_ND, fixed_3D
 
     def split_heads(
@@ -201,14 +206,14 @@ class Kernels:
         """
         x_GBHLK = rows_NS.new_empty(shape)
         place = self._place(rows_NS, starts, column, shape)
-        self._library.split_heads(*place, self._at(x_GBHLK), *shape)
+        self.library.split_heads(*place, self._at(x_GBHLK), *shape)
         return x_GBHLK
 
     def join_heads(self, x_GBHLK: Tensor, rows_NS: Tensor, starts: Tensor, column: int) -> None:
         """Write heads to where `split_heads` reads them."""
         shape = x_GBHLK.shape
         place = self._place(rows_NS, starts, column, shape)
-        self._library.join_heads(self._at(x_GBHLK), *place, *shape)
+        self.library.join_heads(self._at(x_GBHLK), *place, *shape)
 
     def _place(
         self, rows_NS: Tensor, starts: Tensor, column: int, shape: Sequence[int]
@@ -241,7 +246,7 @@ class Kernels:
         none = drop.keep >= 1 << 16
         left_BHRL = scores_BHRL if none else torch.empty_like(scores_BHRL)
         given = self._at(scores_BHRL), self._at32(bias_BL), self._at(left_BHRL)
-        self._library.softmax_forward(*given, *scores_BHRL.shape, scale, row, drop)
+        self.library.softmax_forward(*given, *scores_BHRL.shape, scale, row, drop)
         return left_BHRL
 
     def softmax_backward(
@@ -258,7 +263,7 @@ class Kernels:
         """
         left_BHRL = torch.empty_like(weights_BHRL)
         given = (self._at(each) for each in (slopes_BHRL, weights_BHRL, left_BHRL))
-        self._library.softmax_backward(*given, *_sizes(weights_BHRL), scale, row, drop)
+        self.library.softmax_backward(*given, *_sizes(weights_BHRL), scale, row, drop)
         return left_BHRL
 
     def loss(
@@ -278,7 +283,7 @@ class Kernels:
         assert ids_N1.dtype == torch.int64
         ids_N1, weights_N1 = ids_N1.contiguous(), weights_N1.contiguous()
         loss_N1 = torch.empty(N, 1)
-        failed = self._library.loss_and_slopes(
+        failed = self.library.loss_and_slopes(
             logits_NV.data_ptr(),
             logits_NV.stride(0),
             ids_N1.data_ptr(),
@@ -286,7 +291,7 @@ class Kernels:
             N,
             V,
         )
-        _check(failed)
+        check(failed)
         return (loss_N1 * weights_N1).sum()
 
     def quantize(self, x: Tensor, most: int) -> tuple[Tensor, float]:
@@ -295,32 +300,8 @@ class Kernels:
         That is NaN where a number of x is not finite.
         """
         y = torch.empty(x.shape, dtype=torch.uint8)
-        worth: float = self._library.quantize(self._at(x), y.data_ptr(), x.numel(), most)
+        worth: float = self.library.quantize(self._at(x), y.data_ptr(), x.numel(), most)
         return y, worth
-
-    def packed(self, weight: Tensor) -> Tensor:
-        """A linear layer's weight [out, in] as `pass_layers` wants it; EDGE divides both sides."""
-        packed = torch.empty_like(weight, memory_format=torch.contiguous_format)
-        self._library.pack_weight(self._at(weight.contiguous()), self._at(packed), *weight.shape)
-        return packed
-
-    def pass_layers(
-        self, layers: Array[Any], x_BLD: Tensor, lengths_B: Tensor, together: int, sizes: Any
-    ) -> Tensor:
-        """What layers make of sequences: the same shape, zeros for padding.
-
-        Args:
-            layers: what `layers.c` has to know of each.
-            x_BLD: what they take.
-            lengths_B: tokens of the sequences, int64.
-            together: rows that pass a layer at once.
-            sizes: of the layers, as it wants them.
-        """
-        assert lengths_B.dtype == torch.int64
-        y_BLD = torch.empty_like(x_BLD)
-        given = layers, len(layers), self._at(x_BLD), self._at(y_BLD), lengths_B.data_ptr()
-        _check(self._library.pass_layers(*given, len(x_BLD), together, sizes))
-        return y_BLD
 
 
 def _sizes(x_ND: Tensor) -> tuple[int, int]:
@@ -328,7 +309,8 @@ def _sizes(x_ND: Tensor) -> tuple[int, int]:
     return x_ND.numel() // width, width
 
 
-def _check(failed: int) -> None:
+def check(failed: int) -> None:
+    """Raise MemoryError where a function says that it found none."""
     if failed:
         raise MemoryError("layers found no memory")
 
@@ -338,18 +320,25 @@ def find(dtype: torch.dtype) -> Kernels | None:
     """Those for numbers of a type, compiled if they were not yet; None where that cannot be."""
     if dtype not in SOURCES or platform.system() != "Linux":
         return None
-    try:
-        compiler = shlex.split(os.environ.get("CC", "")) or ["cc"]
-        sources = [FOLDER / name for name in SOURCES[dtype]]
-        defined = ["-DFP32"] if dtype == torch.float32 else []
-        command = [*compiler, *FLAGS, *defined, *map(str, sources), *_openmp()]
-        key = hashlib.sha256("\0".join((*command, _processor(), torch.__version__)).encode())
-        for source in (HEADER, *sources):
-            key.update(source.read_bytes())
-        place = _folder() / f"kernels-{key.hexdigest()[:16]}.so"
-        return Kernels(_kept(command, place), dtype)
-    except (OSError, subprocess.SubprocessError, AttributeError, RuntimeError, ValueError):
-        return None  # no compiler or a broken one, no home, no room, no /proc
+    for names in SOURCES[dtype]:
+        try:
+            return _made(dtype, [FOLDER / name for name in names])
+        except (OSError, subprocess.SubprocessError, AttributeError, RuntimeError, ValueError):
+            continue  # no compiler or a broken one, no home, no room, no /proc
+    return None
+
+
+def _made(dtype: torch.dtype, sources: list[Path]) -> Kernels:
+    compiler = shlex.split(os.environ.get("CC", "")) or ["cc"]
+    defined = ["-DFP32"] if dtype == torch.float32 else []
+    command = [*compiler, *FLAGS, *defined, *map(str, sources), *_openmp()]
+    key = hashlib.sha256("\0".join((*command, _processor(), torch.__version__)).encode())
+    version = hashlib.sha256()
+    for source in (HEADER, *sources):
+        key.update(source.read_bytes())
+        version.update(source.read_bytes())
+    place = _folder() / f"kernels-{key.hexdigest()[:16]}.so"
+    return Kernels(_kept(command, place), dtype, version.hexdigest()[:16])
 
 
 def _processor() -> str:

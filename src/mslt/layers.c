@@ -13,7 +13,7 @@
 #include <omp.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-#if defined __AMX_BF16__ && defined __AMX_TILE__ && defined SYS_arch_prctl
+#if defined __AMX_TILE__ && defined __AMX_BF16__ && defined __AMX_INT8__ && defined SYS_arch_prctl
 #include <immintrin.h>
 #define TILES
 #endif
@@ -59,8 +59,8 @@ static inline void transpose(words rows[TILE])
         for (uint32_t i = 0; i < TILE; i++)
             if (!(i & run)) {
                 words a = rows[i], b = rows[i + run];
-                rows[i] = __builtin_shuffle(a, b, from);
-                rows[i + run] = __builtin_shuffle(a, b, from + run);
+                rows[i] = shuffled(a, b, from);
+                rows[i + run] = shuffled(a, b, from + run);
             }
     }
 }
@@ -103,11 +103,11 @@ static inline void pack(matrix x, number *packed, long count, long depth, long t
 }
 
 /* A linear layer's weight [out, in] as `product` wants it. */
-void pack_weight(number *weight, number *packed, long out, long in)
+void pack_weight(const number *weight, number *packed, long out, long in)
 {
 #pragma omp parallel for schedule(static)
     for (long n = 0; n < out; n += TILE)
-        pack_transposed((matrix){weight + n * in, in}, packed + n * in, TILE, in);
+        pack_transposed((matrix){(number *)weight + n * in, in}, packed + n * in, TILE, in);
 }
 
 /* What tiles look like while this thread multiplies, and what they looked like before. */
@@ -134,7 +134,7 @@ static inline void end_tiles(shapes before) { (void)before; }
 
 /* A fixed linear layer: its packed weight, and in fp32 its bias and, if that is in 8 bits, what one of
  * them is worth in each of its rows. */
-struct linear { const number *weight; const float *bias, *worths; };
+struct linear { const number *weight; const float *bias, *scales; };
 
 struct layer {
     struct linear qkv, out, up, down;
@@ -152,7 +152,7 @@ enum after { NOTHING, GELU, GELU_BY_TANH, ADDED };
 struct result {
     matrix y;
     const struct linear *linear;
-    const float *worths; /* of rows of what is multiplied in 8 bits */
+    const float *scales; /* of rows of what is multiplied in 8 bits */
     long rows, width;
     const int64_t *places;
     const dropping *dropping;
@@ -163,7 +163,7 @@ struct square { float at[EDGE][EDGE]; long row, column, rows, done; };
 
 /* Deal with so many more of them. */
 static inline void finish(struct square *made, long rows, const struct result *result, enum after after,
-                          int eighths)
+                          int int8)
 {
     long until = at_most(made->done + rows, made->rows);
     for (; made->done < until; made->done++) {
@@ -174,9 +174,9 @@ static inline void finish(struct square *made, long rows, const struct result *r
         for (long i = 0; i < EDGE; i += LANES) {
             long column = made->column + i;
             floats in = load32(made->at[made->done] + i, LANES), slope;
-            if (eighths)
-                in = __builtin_convertvector((ints)in, floats) * result->worths[row] *
-                     load32(result->linear->worths + column, LANES);
+            if (int8)
+                in = __builtin_convertvector((ints)in, floats) * result->scales[row] *
+                     load32(result->linear->scales + column, LANES);
             in += load32(result->linear->bias + column, LANES);
             if (after == GELU)
                 in = gelu(in, &slope);
@@ -193,7 +193,7 @@ static inline void finish(struct square *made, long rows, const struct result *r
  * multiplied beside all else that a core does: meanwhile the square before, if any, is dealt with. */
 static inline void multiply(matrix x, const number *left, long depth, float made[EDGE][EDGE],
                             struct square *before, const struct result *result, enum after after,
-                            int eighths)
+                            int int8)
 {
     const number *right = left + TILE * depth;
     long rows = before ? before->rows * PANEL / depth + 1 : 0;
@@ -208,7 +208,7 @@ static inline void multiply(matrix x, const number *left, long depth, float made
         _tile_loadd(5, x.at + TILE * x.apart + k, 2 * x.apart);
         _tile_loadd(6, left + k * TILE, 4 * TILE);
         _tile_loadd(7, right + k * TILE, 4 * TILE);
-        if (eighths) {
+        if (int8) {
             _tile_dpbssd(0, 4, 6);
             _tile_dpbssd(1, 4, 7);
             _tile_dpbssd(2, 5, 6);
@@ -220,7 +220,7 @@ static inline void multiply(matrix x, const number *left, long depth, float made
             _tile_dpbf16ps(3, 5, 7);
         }
         if (before)
-            finish(before, rows, result, after, eighths);
+            finish(before, rows, result, after, int8);
     }
     _tile_stored(0, made[0], 4 * EDGE);
     _tile_stored(1, made[0] + TILE, 4 * EDGE);
@@ -235,26 +235,26 @@ static inline void multiply(matrix x, const number *left, long depth, float made
                 const number *mine = x.at + i * x.apart + k;
                 words theirs;
                 memcpy(&theirs, (half ? right : left) + k * TILE, sizeof theirs);
-                if (eighths)
+                if (int8)
                     for (int at = 0; at < 4; at++)
                         whole += ((const int8_t *)mine)[at] * ((ints)(theirs << (24 - 8 * at)) >> 24);
                 else
                     sums += load(mine, 1)[0] * (floats)(theirs << 16) +
                             load(mine + 1, 1)[0] * (floats)(theirs & 0xffff0000);
             }
-            if (eighths)
+            if (int8)
                 memcpy(made[i] + half * TILE, &whole, sizeof whole);
             else
                 memcpy(made[i] + half * TILE, &sums, sizeof sums);
         }
     for (long k = 0; before && k < depth; k += PANEL)
-        finish(before, rows, result, after, eighths);
+        finish(before, rows, result, after, int8);
 #endif
 }
 
 /* x W' and what becomes of it; x has room for up_to_edge(rows). */
 static inline void product_of(matrix x, long depth, const struct result *result, enum after after,
-                              int eighths)
+                              int int8)
 {
     struct square made[2];
     long count = 0;
@@ -262,16 +262,16 @@ static inline void product_of(matrix x, long depth, const struct result *result,
         for (long m = 0; m < result->rows; m += EDGE, count++) {
             struct square *next = made + count % 2, *before = count ? made + (count + 1) % 2 : NULL;
             const number *left = result->linear->weight + n * depth;
-            multiply(part(x, m, 0), left, depth, next->at, before, result, after, eighths);
+            multiply(part(x, m, 0), left, depth, next->at, before, result, after, int8);
             next->row = m, next->column = n, next->done = 0;
             next->rows = at_most(result->rows - m, EDGE);
         }
     if (count)
-        finish(made + (count + 1) % 2, EDGE, result, after, eighths);
+        finish(made + (count + 1) % 2, EDGE, result, after, int8);
 }
 
 /* Rows in 8 bits, and what one of them is worth in each; no number where one of the row is none. */
-static void to_eighths(matrix x, matrix y, float *worths, long rows, long width)
+static void to_int8(matrix x, matrix y, float *scales, long rows, long width)
 {
     for (long row = 0; row < rows; row++) {
         const number *from = part(x, row, 0).at;
@@ -288,18 +288,26 @@ static void to_eighths(matrix x, matrix y, float *worths, long rows, long width)
             bytes b = __builtin_convertvector(whole, bytes);
             memcpy(to + i, &b, sizeof b);
         }
-        worths[row] = top / 127 + sum(odd);
+        scales[row] = top / 127 + sum(odd);
     }
 }
 
+/* Rooms of a thread, for the rows of a few sequences and for a head. */
+struct rooms {
+    matrix qkv, mixed, inner, shares, in_bytes;
+    number *keys, *values;
+    float *scores, *scales;
+    int64_t *places;
+};
+
 /* The same of numbers or, if the weight is in 8 bits, by way of room for x there. */
-static inline void product(matrix x, long depth, struct result result, enum after after, matrix eighths,
-                           float *worths)
+static inline void product(matrix x, long depth, struct result result, enum after after,
+                           const struct rooms *room)
 {
-    if (result.linear->worths) {
-        to_eighths(x, eighths, worths, result.rows, depth);
-        result.worths = worths;
-        product_of(eighths, depth / 2, &result, after, 1);
+    if (result.linear->scales) {
+        to_int8(x, room->in_bytes, room->scales, result.rows, depth);
+        result.scales = room->scales;
+        product_of(room->in_bytes, depth / 2, &result, after, 1);
     } else {
         product_of(x, depth, &result, after, 0);
     }
@@ -325,14 +333,6 @@ static void normalise(matrix x, long rows, long width, const float *weight, cons
         }
     }
 }
-
-/* Rooms of a thread, for the rows of a few sequences and for a head. */
-struct rooms {
-    matrix qkv, mixed, inner, shares, eighths;
-    number *keys, *values;
-    float *scores, *worths;
-    int64_t *places;
-};
 
 /* One sequence's rows of queries, keys and values [n, 3 D] into what heads make of them [n, D]. */
 static void attend(matrix qkv, matrix mixed, long n, long sequence, const struct layer *layer,
@@ -393,36 +393,68 @@ static void pass(const struct layer *layer, matrix x, long first, long last, con
         for (long r = 0; r < lengths[b]; r++)
             room->places[rows++] = b * size->L + r;
     struct result result = {room->qkv, &layer->qkv, NULL, rows, 3 * D, room->places, NULL};
-    product(x, D, result, NOTHING, room->eighths, room->worths);
+    product(x, D, result, NOTHING, room);
     for (long b = first, row = 0; b < last; row += lengths[b++])
         attend(part(room->qkv, row, 0), part(room->mixed, row, 0), lengths[b], b, layer, size, room);
     result = (struct result){x, &layer->out, NULL, rows, D, room->places, &layer->of_sums[0]};
-    product(room->mixed, D, result, ADDED, room->eighths, room->worths);
+    product(room->mixed, D, result, ADDED, room);
     normalise(x, rows, D, layer->weights[0], layer->shifts[0], layer->eps);
     result = (struct result){room->inner, &layer->up, NULL, rows, size->I, room->places, NULL};
     if (size->by_tanh)
-        product(x, D, result, GELU_BY_TANH, room->eighths, room->worths);
+        product(x, D, result, GELU_BY_TANH, room);
     else
-        product(x, D, result, GELU, room->eighths, room->worths);
+        product(x, D, result, GELU, room);
     result = (struct result){x, &layer->down, NULL, rows, D, room->places, &layer->of_sums[1]};
-    product(room->inner, size->I, result, ADDED, room->eighths, room->worths);
+    product(room->inner, size->I, result, ADDED, room);
     normalise(x, rows, D, layer->weights[1], layer->shifts[1], layer->eps);
 }
 
-/* Rooms of so many bytes, in one piece, each where a line of the cache begins; NULL: no memory. */
-static void *take(const size_t *sizes, void **rooms, int count)
+/* Room for so many bytes from an address on, where a line of the cache begins; the address moves behind
+ * it. From 0 on, that is what is needed of all. */
+static void *take(uintptr_t *at, size_t bytes)
 {
     enum { LINE = 64 };
-    size_t total = LINE;
-    for (int i = 0; i < count; i++)
-        total += sizes[i] + LINE;
-    char *all = malloc(total), *at = all;
-    for (int i = 0; i < count && all; i++) {
-        at += LINE - (size_t)at % LINE;
-        rooms[i] = at;
-        at += sizes[i];
+    uintptr_t room = (*at + LINE - 1) / LINE * LINE;
+    *at = room + bytes;
+    return (void *)room;
+}
+
+static matrix take_matrix(uintptr_t *at, long rows, long width)
+{
+    return (matrix){take(at, rows * spread(width) * sizeof(number)), spread(width)};
+}
+
+/* Rooms of a thread, and x for all of its rows. */
+static matrix take_rooms(uintptr_t *at, struct rooms *room, long rows, long together, const struct sizes *size)
+{
+    long D = size->D, I = size->I, wide = up_to_edge(size->L);
+    /* A sequence may be longer than what passes together; tiles are read up to EDGE rows behind. */
+    long most = up_to_edge(together > size->L ? together : size->L) + EDGE;
+    room->qkv = take_matrix(at, most, 3 * D);
+    room->mixed = take_matrix(at, most, D);
+    room->inner = take_matrix(at, most, I);
+    room->in_bytes = take_matrix(at, most, (D > I ? D : I) / 2);
+    room->shares = take_matrix(at, EDGE, wide);
+    room->keys = take(at, wide * (D / size->H) * sizeof(number));
+    room->values = take(at, wide * (D / size->H) * sizeof(number));
+    room->scores = take(at, EDGE * wide * sizeof(float));
+    room->scales = take(at, most * sizeof(float));
+    room->places = take(at, most * sizeof(int64_t));
+    return take_matrix(at, rows + 2 * EDGE, D);
+}
+
+/* The sequences of a thread, by whose share of all tokens the middle of a sequence is in. */
+static void share(const int64_t *lengths, long B, long thread, long threads, long *start, long *end)
+{
+    long total = 0, before = 0;
+    for (long b = 0; b < B; b++)
+        total += lengths[b];
+    *start = *end = 0;
+    for (long b = 0; b < B; before += lengths[b++]) {
+        long middle = (before + lengths[b] / 2) * threads;
+        *start += middle < thread * total;
+        *end += middle < (thread + 1) * total;
     }
-    return all;
 }
 
 /* Sequences x [B, L, D], of which so many rows are tokens, through layers one after the other: y, with
@@ -430,60 +462,40 @@ static void *take(const size_t *sizes, void **rooms, int count)
 int pass_layers(const struct layer *layers, long count, const number *x, number *y,
                 const int64_t *lengths, long B, long together, const struct sizes *size)
 {
-    long D = size->D, K = D / size->H, L = size->L;
-    long most = up_to_edge(together + L) + EDGE, wide = up_to_edge(L), total = 0;
+    long D = size->D, L = size->L;
     int failed = 0;
-    for (long b = 0; b < B; b++)
-        total += lengths[b];
 #pragma omp parallel reduction(| : failed)
     {
-        long share = omp_get_num_threads(), which = omp_get_thread_num(), first = 0, last = 0, rows = 0;
-        for (long before = 0; last < B; before += lengths[last++]) {
-            long middle = before + lengths[last] / 2; /* of the sequence decides whose it is */
-            if (middle * share < which * total)
-                first = last + 1;
-            else if (middle * share >= (which + 1) * total)
-                break;
-            else
-                rows += lengths[last];
-        }
-        matrix mine = {.apart = spread(D)};
-        struct rooms room = {.qkv.apart = spread(3 * D), .mixed.apart = spread(D),
-                             .inner.apart = spread(size->I), .shares.apart = spread(wide),
-                             .eighths.apart = spread((D > size->I ? D : size->I) / 2)};
-        size_t sizes[] = {(rows + 2 * EDGE) * mine.apart * sizeof(number),
-                          most * room.qkv.apart * sizeof(number),
-                          most * room.mixed.apart * sizeof(number),
-                          most * room.inner.apart * sizeof(number),
-                          EDGE * room.shares.apart * sizeof(number), wide * K * sizeof(number),
-                          wide * K * sizeof(number), EDGE * wide * sizeof(float),
-                          most * sizeof(int64_t), most * room.eighths.apart * sizeof(number),
-                          most * sizeof(float)};
-        void *rooms[sizeof sizes / sizeof *sizes];
-        char *all = take(sizes, rooms, sizeof sizes / sizeof *sizes);
+        long start, end, rows = 0;
+        share(lengths, B, omp_get_thread_num(), omp_get_num_threads(), &start, &end);
+        for (long b = start; b < end; b++)
+            rows += lengths[b];
+        struct rooms room;
+        uintptr_t need = 0, at;
+        take_rooms(&need, &room, rows, together, size);
+        void *all = malloc(need + 64);
+        at = (uintptr_t)all;
         failed = !all;
-        if (!failed && rows) {
-            mine.at = rooms[0], room.qkv.at = rooms[1], room.mixed.at = rooms[2], room.inner.at = rooms[3];
-            room.shares.at = rooms[4], room.keys = rooms[5], room.values = rooms[6];
-            room.scores = rooms[7], room.places = rooms[8], room.eighths.at = rooms[9], room.worths = rooms[10];
-            for (long b = first, row = 0; b < last; row += lengths[b++])
+        if (!failed) {
+            matrix mine = take_rooms(&at, &room, rows, together, size);
+            shapes before = begin_tiles();
+            for (long b = start, row = 0; b < end; row += lengths[b++])
                 for (long r = 0; r < lengths[b]; r++)
                     memcpy(part(mine, row + r, 0).at, x + (b * L + r) * D, D * sizeof *x);
-            shapes before = begin_tiles();
             for (const struct layer *layer = layers; layer < layers + count; layer++)
-                for (long b = first, row = 0, end; b < last; b = end) {
+                for (long b = start, row = 0, next; b < end; b = next) {
                     long some = lengths[b];
-                    for (end = b + 1; end < last && some + lengths[end] <= together; end++)
-                        some += lengths[end];
-                    pass(layer, part(mine, row, 0), b, end, lengths, size, &room);
+                    for (next = b + 1; next < end && some + lengths[next] <= together; next++)
+                        some += lengths[next];
+                    pass(layer, part(mine, row, 0), b, next, lengths, size, &room);
                     row += some;
                 }
-            end_tiles(before);
-            for (long b = first, row = 0; b < last; row += lengths[b++]) {
+            for (long b = start, row = 0; b < end; row += lengths[b++]) {
                 for (long r = 0; r < lengths[b]; r++)
                     memcpy(y + (b * L + r) * D, part(mine, row + r, 0).at, D * sizeof *y);
                 memset(y + (b * L + lengths[b]) * D, 0, (L - lengths[b]) * D * sizeof *y);
             }
+            end_tiles(before);
         }
         free(all);
     }

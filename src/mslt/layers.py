@@ -13,8 +13,9 @@ from ctypes import Structure, byref, c_float, c_int, c_long, c_void_p
 import torch
 from torch import Tensor, nn
 
-from mslt.kernels import Dropping, Kernels, dropping
+from mslt.kernels import Dropping, Kernels, check, dropping
 from mslt.model import Block
+from mslt.shape import ModelConfig
 
 # Rows that pass a layer at once, unless a sequence is longer.
 TOGETHER = 256
@@ -25,7 +26,7 @@ _LINEARS = ("qkv", "out", "up", "down")
 
 
 class _Linear(Structure):
-    _fields_ = (("weight", c_void_p), ("bias", c_void_p), ("worths", c_void_p))
+    _fields_ = (("weight", c_void_p), ("bias", c_void_p), ("scales", c_void_p))
 
 
 class _Layer(Structure):
@@ -49,24 +50,24 @@ class Layers:
     Args:
         blocks: one for each layer; several may be the same.
         kernels: in whose library the function is, for numbers in bf16.
-        eighths: whether to multiply in 8 bits: weights and what they are multiplied with as signed
+        int8: whether to multiply in 8 bits: weights and what they are multiplied with as signed
             integers, scaled row by row.
     """
 
-    def __init__(self, blocks: Sequence[Block], kernels: Kernels, *, eighths: bool = False) -> None:
+    def __init__(self, blocks: Sequence[Block], kernels: Kernels, *, int8: bool = False) -> None:
         self._blocks = list(blocks)
         self._kernels = kernels
-        self._eighths = eighths
+        self._int8 = int8
         self._kept: list[Tensor] = []
         made = {block: self._layer(block) for block in dict.fromkeys(self._blocks)}
         self._layers = [made[block] for block in self._blocks]
 
     @staticmethod
-    def take(block: Block, kernels: Kernels | None, *, eighths: bool = False) -> bool:
-        """Whether layers like this one can be passed so, and faster than otherwise."""
-        inner, width = block.mlp.up.weight.shape
-        deep = 2 * EDGE if eighths else EDGE  # sides along which is added up
-        odd = inner % deep or width % deep or width // block.attention.heads % EDGE
+    def fit(model: ModelConfig, kernels: Kernels | None, *, int8: bool = False) -> bool:
+        """Whether a model's layers can be passed so, and faster than otherwise."""
+        width, inner = model.hidden_size, model.intermediate_size
+        deep = 2 * EDGE if int8 else EDGE  # sides along which is added up
+        odd = inner % deep or width % deep or width // model.num_attention_heads % EDGE
         return kernels is not None and kernels.tiles and not odd
 
     def _layer(self, block: Block) -> _Layer:
@@ -79,14 +80,16 @@ class Layers:
         return layer
 
     def _linear(self, linear: nn.Linear) -> _Linear:
-        weight, worths = linear.weight.detach(), None
-        if self._eighths:
+        weight, at = linear.weight.detach(), None
+        if self._int8:
             weight = weight.float()
             scales = weight.abs().amax(1).clamp(min=1e-12) / 127
             weight = (weight / scales[:, None]).round().to(torch.int8).view(self._kernels.dtype)
-            worths = self._keep(scales)
-        packed = self._keep(self._kernels.packed(weight.to(self._kernels.dtype)))
-        return _Linear(packed, self._keep(linear.bias), worths)
+            at = self._keep(scales)
+        weight = weight.to(self._kernels.dtype).contiguous()
+        packed = torch.empty_like(weight)
+        self._kernels.library.pack_weight(weight.data_ptr(), packed.data_ptr(), *weight.shape)
+        return _Linear(self._keep(packed), self._keep(linear.bias), at)
 
     def _keep(self, x: Tensor) -> int:
         """Where these numbers are from now on: others than weights as a copy in fp32."""
@@ -110,6 +113,7 @@ class Layers:
         if seen_BL is not None:
             assert seen_BL[:, 1:].le(seen_BL[:, :-1]).all()
         lengths_B = torch.full((B,), L) if seen_BL is None else seen_BL.sum(1)
+        assert lengths_B.gt(0).all()
         layers = (_Layer * (stop - start))(*self._layers[start:stop])
         for layer, block in zip(layers, self._blocks[start:stop]):
             attention, mlp = block.attention, block.mlp
@@ -119,5 +123,11 @@ class Layers:
         first = self._blocks[0]
         inner, by_tanh = len(first.mlp.up.weight), first.mlp.gelu == "tanh"
         sizes = _Sizes(D, first.attention.heads, L, inner, by_tanh)
-        given = layers, x_BLD.contiguous(), lengths_B, TOGETHER, byref(sizes)
-        return self._kernels.pass_layers(*given)
+        x_BLD = x_BLD.contiguous()
+        assert x_BLD.dtype == self._kernels.dtype
+        assert lengths_B.dtype == torch.int64
+        y_BLD = torch.empty_like(x_BLD)
+        at = x_BLD.data_ptr(), y_BLD.data_ptr(), lengths_B.data_ptr()
+        pass_layers = self._kernels.library.pass_layers
+        check(pass_layers(layers, len(layers), *at, B, TOGETHER, byref(sizes)))
+        return y_BLD

@@ -85,22 +85,35 @@ static inline floats first(floats x, long n, float rest)
     return n >= LANES ? x : where((ints)PLACES < (int32_t)n, x, rest + (floats){0});
 }
 
-/* One half of the numbers beside the other, for what is made of all of them. */
-static inline floats turned(floats x, int by)
+/* Numbers from these places of two vectors, one behind the other. */
+static inline words shuffled(words a, words b, words from)
 {
-    return __builtin_shuffle(x, (ints)(PLACES ^ (uint32_t)by));
+#ifdef __clang__
+    words x;
+    for (int i = 0; i < LANES; i++)
+        x[i] = from[i] < LANES ? a[from[i]] : b[from[i] - LANES];
+    return x;
+#else
+    return __builtin_shuffle(a, b, from);
+#endif
+}
+
+/* Each number in the place of the one that is so far away, for what is made of all of them. */
+static inline floats turned(floats x, uint32_t by)
+{
+    return (floats)shuffled((words)x, (words)x, PLACES ^ by);
 }
 
 static inline float sum(floats x)
 {
-    for (int by = LANES / 2; by; by /= 2)
+    for (uint32_t by = LANES / 2; by; by /= 2)
         x += turned(x, by);
     return x[0];
 }
 
 static inline float largest(floats x)
 {
-    for (int by = LANES / 2; by; by /= 2) {
+    for (uint32_t by = LANES / 2; by; by /= 2) {
         floats other = turned(x, by);
         x = where(other > x, other, x);
     }
@@ -147,7 +160,7 @@ static inline floats gelu(floats x, floats *slope)
         -.0100640124f};
     floats in = within(x, 5.25f), t = in * in * (2 / (5.25f * 5.25f)) - 1.0f;
     *slope = 0.5f + in * polynomial(of_slope, DEGREE, t);
-    return where(x < -5.25f, (floats){0}, x * (0.5f + in * polynomial(of_value, DEGREE, t)));
+    return where(x < -5.25f, x * 0.0f, x * (0.5f + in * polynomial(of_value, DEGREE, t)));
 }
 
 /* By way of tanh, as ALBERT has it (`gelu_new`). */

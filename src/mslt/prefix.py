@@ -1,7 +1,7 @@
 """The forward-only layers of a stage: run without gradients, and faster than the layers that learn.
 
-They are fixed for the whole stage, so what they compute may be prepared once. `exact` runs the
-model's own layers, dropout included: the same mathematics as a backward pass that stops above them.
+They are fixed for the whole stage, so what they compute may be prepared once. `exact` is what the
+model's own layers compute, dropout included: as if a backward pass had stopped above them.
 The fast kinds leave dropout out and multiply in fewer bits: in bf16 on a GPU and on a CPU that is
 fast at it; on GPUs that have them in 8-bit floats, scaled row by row; or, on x86 CPUs, with weights
 in int8, scaled row by row, and activations in 8 bits (7 without VNNI), scaled as they come. What
@@ -29,6 +29,7 @@ from mslt.machine import (
 from mslt.model import Block, Encoder, equip, through
 from mslt.objective import Inputs
 from mslt.packed import Bf16Product, Fp8Product, Int8Product, PackedBlock
+from mslt.shape import ModelConfig
 
 Kind = Literal["exact", "fp32", "bf16", "int8", "fp8"]
 Seed = Callable[[int], None]
@@ -77,11 +78,11 @@ class Prefix:
         self._kernels = None if model.kernels is None else find(self.inside)
         fixed = [cast(Block, block) for block in model.blocks[: model.config.blocks(layers)]]
         self._whole: Layers | None = None
-        eighths = kind == "int8"
-        takes = fixed and Layers.take(fixed[0], self._kernels, eighths=eighths)
-        if kind in ("exact", "bf16", "int8") and takes:
+        int8 = kind == "int8"
+        fit = kind in ("exact", "bf16", "int8") and layers > 0
+        if fit and Layers.fit(model.config, self._kernels, int8=int8):
             each = [fixed[layer // self.repeat] for layer in range(layers)]
-            self._whole = Layers(each, cast(Kernels, self._kernels), eighths=eighths)
+            self._whole = Layers(each, cast(Kernels, self._kernels), int8=int8)
             self._parted = False
             self.blocks = nn.ModuleList(fixed)
         else:
@@ -178,20 +179,21 @@ def _prepared(block: Block, kind: Kind, inside: torch.dtype, kernels: Kernels | 
     return other
 
 
-def pick_kind(wanted: str, device: str, width: int, inner: int | None = None) -> Kind:
+def pick_kind(wanted: str, device: str, model: ModelConfig, kernels: Kernels | None) -> Kind:
     """How forward-only layers compute: `fast` is the fastest kind that the device has.
 
     Args:
         wanted: what the config says.
         device: where they run.
-        width: of the model. Where bf16 is fast, it takes a wide one for 8 bits to be faster.
-        inner: of its feed-forward parts, by default four times as much.
+        model: whose layers; where bf16 is fast, it takes a wide one for 8 bits to be faster.
+        kernels: by which those that learn compute, if by any.
 
     Raises:
         ValueError: 8 bits are asked for where torch has no products of them.
     """
     int8 = device == "cpu" and multiplies_int8()
-    even = width % 16 == 0 == (inner or 4 * width) % 16
+    width = model.hidden_size
+    even = width % 16 == 0 == model.intermediate_size % 16
     fp8 = even and multiplies_fp8(device)
     if wanted == "int8" and not int8:
         raise ValueError("prefix int8 needs an x86 CPU; on a GPU, fast is fp8 or bf16")
@@ -206,7 +208,8 @@ def pick_kind(wanted: str, device: str, width: int, inner: int | None = None) ->
         bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         return "fp8" if fp8 and width >= WIDE_ON_GPU else "bf16" if bf16 else "fp32"
     if multiplies_bf16_fast():
-        wide = WIDE_FOR_TILES if torch.cpu._is_amx_tile_supported() else WIDE
-        vnni = torch.cpu._is_vnni_supported()
-        return "int8" if int8 and vnni and width >= wide else "bf16"
+        if torch.cpu._is_amx_tile_supported():
+            whole = Layers.fit(model, kernels, int8=True)  # else 8 bits are slower
+            return "int8" if whole and width >= WIDE_FOR_TILES else "bf16"
+        return "int8" if int8 and torch.cpu._is_vnni_supported() and width >= WIDE else "bf16"
     return "int8" if int8 else "fp32"
