@@ -17,6 +17,7 @@ from mslt.config import OPERATIONAL, InstanceConfig, OptimizerConfig, PlanConfig
 from mslt.console import Console
 from mslt.data.prepare import PrepareConfig, prepare
 from mslt.data.store import TokenStore
+from mslt.job import Job
 from mslt.launch import pretrain
 from mslt.options import flatten
 from mslt.pretrain import train
@@ -143,6 +144,18 @@ def test_a_resumed_run_keeps_its_precision_and_says_where_that_is_slow(
     assert resumed.keys() >= {"versions", "hardware"}
     reopen(config, TokenStore.open(store), Run.open(out))
     assert len(Run.open(out).facts()["resumed"]) == 2
+
+
+def test_a_resumed_run_says_where_its_layers_compute_by_other_functions(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, said = tmp_path / "run", "began with other functions in C"
+    steps(TINY, store, out, 2)
+    reopen(TINY, TokenStore.open(store), Run.open(out))
+    assert said not in capsys.readouterr().out
+    monkeypatch.setattr(Job, "in_c", "others")
+    reopen(TINY, TokenStore.open(store), Run.open(out))
+    assert said in capsys.readouterr().out
 
 
 def test_a_damaged_line_of_the_metrics_is_named(store: Path, stopped: Path) -> None:

@@ -68,6 +68,9 @@ def _go_on(job: Job, store: TokenStore, run: Run, allow_change: Collection[str])
     _refuse_other_text(run, facts, here, allow_change)
     if job.precision == "bf16" and pick_precision("auto", job.world.device) == "fp32":
         print("mslt: the run began in bf16 and goes on in it, which is slow here", flush=True)
+    before = facts.get("kernels", here["kernels"])
+    if before != here["kernels"] and not isinstance(before, bool):  # as older runs have it
+        print("mslt: the run began with other functions in C: last bits will differ", flush=True)
     run.metrics()  # refuses a damaged file before anything is set aside
     state = run.latest(job.config.model) or job.first_state()
     _refuse_misfit(state, job.plan)

@@ -48,8 +48,8 @@ class Settings:
         recompute: save memory by computing the learning layers twice.
         compile: run layers, embeddings, loss and LAMB as torch.compile has fused them, but for what
             is packed for a CPU; alone on a GPU, from CUDA graphs.
-        kernels: else on a CPU, let layers compute what is between their products by our own
-            functions in C, where there is a compiler for them.
+        kernels: else on a CPU, let layers compute by our own functions in C, where there is a
+            compiler for them, what is between their products or, with AMX, all of a fixed layer.
         pair: whether there is a sentence-pair loss.
         seed: of the dropout.
         first: place of this process' first sequence in the batch of a step.
