@@ -3,7 +3,7 @@
     python benchmarks/parts.py [--shape base|small|tiny] [--device cuda] [--only NAME ...]
 
 Attention forward and backward at 128 and 512 tokens, with and without dropout; dropout itself; one
-update of the optimizers; an encoder layer compiled and not; a forward-only layer of each kind. The
+update of the optimizers; an encoder layer compiled and not; forward-only layers of each kind. The
 ways take turns, block by block; figures are medians over the blocks, in milliseconds, with their
 range. The last line is one JSON object.
 """
@@ -28,7 +28,8 @@ from mslt.machine import generator
 from mslt.model import Encoder
 from mslt.objective import Inputs
 from mslt.optim import Optimizer
-from mslt.prefix import Kind, Prefix
+from mslt.prefix import Kind
+from mslt.trainer import Trainer
 
 Ways = dict[str, Callable[[int], object]]
 
@@ -117,8 +118,11 @@ def updates(setting: Setting) -> Iterator[tuple[str, Ways]]:
     )
 
 
+FIXED = 3  # layers that only run forward
+
+
 def layers(setting: Setting) -> Iterator[tuple[str, Ways]]:
-    """One layer that learns, and one that only runs forward."""
+    """One layer that learns, and several that only run forward."""
     shape = setting.batch_size, setting.length
     model = Encoder(replace(setting.model, num_hidden_layers=2)).to(setting.device).train()
     x = torch.randn(*shape, setting.model.hidden_size, device=setting.device)
@@ -127,7 +131,8 @@ def layers(setting: Setting) -> Iterator[tuple[str, Ways]]:
     compiled.compile(dynamic=False)
     yield "layer", {"eager": there_and_back(block, x), "compiled": there_and_back(compiled, x)}
 
-    freeze(model, 1)
+    model = Encoder(replace(setting.model, num_hidden_layers=FIXED + 1)).to(setting.device)
+    freeze(model, FIXED)
     ids = torch.zeros(shape, dtype=torch.int64, device=setting.device)
     inputs = Inputs(ids, ids, None, ids, ids, ids, ids, np.arange(setting.batch_size))
     kinds: list[Kind] = ["exact", "fp32", "bf16", "int8"]
@@ -138,11 +143,12 @@ def layers(setting: Setting) -> Iterator[tuple[str, Ways]]:
     def seed(place: int) -> None:
         generator().manual_seed(place)
 
-    for kind in kinds:
-        prefix = Prefix(model, 1, kind)
-        # From the embeddings' output on: those are no part of the layer.
-        ways[kind] = lambda _, p=prefix: p.through(inputs, x, 0, 1, seed)
-    yield "forward-only layer", ways
+    for kind in kinds:  # as a run has them
+        how = replace(setting.job.settings(0), prefix=kind)
+        prefix = Trainer(model, how, {}, setting.job.world).prefix
+        # From the embeddings' output on: those are no part of the layers.
+        ways[kind] = lambda _, p=prefix: p.through(inputs, x, 0, FIXED, seed)
+    yield f"{FIXED} forward-only layers", ways
 
 
 PARTS = {"attention": attentions, "dropout": dropouts, "update": updates, "layer": layers}
