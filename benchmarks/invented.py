@@ -6,10 +6,9 @@ from data import facts, made_up_split
 
 from mslt.config import Config, ModelConfig
 from mslt.data.instances import Instances
-from mslt.devices import pick_device, pick_kernels, pick_precision
-from mslt.job import Job, fitting_micro_batch
+from mslt.devices import pick_device
+from mslt.job import Job, choices
 from mslt.model import Encoder
-from mslt.prefix import pick_kind
 from mslt.world import World
 
 
@@ -34,23 +33,20 @@ def made_up_model(config: ModelConfig, depth: int, device: str) -> Encoder:
 
 def made_up_job(config: Config) -> Job:
     """What `Job.prepare` makes, on made-up text and without the held-out part of it."""
-    plan, device, size = config.stages(), pick_device(config.device), config.model.vocab_size
+    plan, size = config.stages(), config.model.vocab_size
+    world = World(device=pick_device(config.device))
     tokens = min(1_000_000, 100 * size)
     if config.instances.dupe_factor:  # to come again within the plan
         tokens = max(20_000, 20 * config.batch_size * plan.stages[0].seq_len)
     split = made_up_split(tokens, size)
-    precision = pick_precision(config.precision, device)
-    in_c = pick_kernels(config.compile, device, precision)
     return Job(
         config=config,
         plan=plan,
-        world=World(device=device),
-        precision=precision,
-        prefix=pick_kind(config.prefix, device, config.model, in_c),
+        world=world,
+        **choices(config, plan, {}, world),
         instances=Instances(split, config.instances, facts(size), config.seed, config.batch_size),
         heldout=[],
         baseline=0.0,
-        micro_batches=tuple(fitting_micro_batch(config, s.seq_len, device) for s in plan.stages),
         frequencies=np.zeros(0),
         store_sha256="",
     )

@@ -50,16 +50,9 @@ def found(
 
 
 @pytest.fixture
-def config() -> ModelConfig:
+def config(tiny: ModelConfig) -> ModelConfig:
     """Sides of 64, 96 and, of a head, 32."""
-    return ModelConfig(
-        vocab_size=48,
-        num_hidden_layers=3,
-        hidden_size=64,
-        num_attention_heads=2,
-        intermediate_size=96,
-        max_position_embeddings=72,
-    )
+    return replace(tiny, num_hidden_layers=3, hidden_size=64, intermediate_size=96)
 
 
 def model_of(config: ModelConfig) -> Encoder:

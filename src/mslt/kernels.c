@@ -77,7 +77,7 @@ void norm_forward(const number *residual, const number *x, const number *bias, c
 {
 #pragma omp parallel for schedule(static)
     for (long row = 0; row < rows; row++) {
-        floats total = {0}, square = {0};
+        floats total = {0};
         words drawn = {0};
         number *s = sums + row * width;
         for (long i = 0; i < width; i += LANES) {
@@ -86,20 +86,8 @@ void norm_forward(const number *residual, const number *x, const number *bias, c
             store(s + i, load(residual + at, n) + in, n);
             total += load(s + i, n); /* as it will be read again */
         }
-        float middle = sum(total) / width;
-        for (long i = 0; i < width; i += LANES) {
-            long n = at_most(width - i, LANES);
-            floats off = first(load(s + i, n) - middle, n, 0);
-            square += off * off;
-        }
-        float root = 1 / sqrtf(sum(square) / width + eps);
-        for (long i = 0; i < width; i += LANES) {
-            long n = at_most(width - i, LANES);
-            floats unit = (load(s + i, n) - middle) * root;
-            store(y + row * width + i, unit * load32(weight + i, n) + load32(shift + i, n), n);
-        }
-        mean[row] = middle;
-        inverse[row] = root;
+        mean[row] = sum(total) / width;
+        inverse[row] = normalised(s, y + row * width, mean[row], weight, shift, width, eps);
     }
 }
 
@@ -188,7 +176,7 @@ void softmax_forward(number *scores, const float *bias, number *dropped, long B,
     for (long row = 0; row < B * H * R; row++) {
         number *s = scores + row * L, *out = dropped + row * L;
         const float *added = bias ? bias + row / (H * R) * L : NULL;
-        floats most = -INFINITY + (floats){0}, total = {0};
+        floats most = -INFINITY + (floats){0};
         float kept[L + LANES];
         for (long i = 0; i < L; i += LANES) {
             long n = at_most(L - i, LANES);
@@ -199,15 +187,7 @@ void softmax_forward(number *scores, const float *bias, number *dropped, long B,
             memcpy(kept + i, &x, sizeof x);
             most = where(x > most, x, most);
         }
-        float top = largest(most);
-        for (long i = 0; i < L; i += LANES) {
-            floats x;
-            memcpy(&x, kept + i, sizeof x);
-            x = exponential(x - top);
-            memcpy(kept + i, &x, sizeof x);
-            total += x;
-        }
-        float share = 1 / sum(total);
+        float share = powers(kept, most, L);
         words drawn = {0};
         for (long i = 0; i < L; i += LANES) {
             long n = at_most(L - i, LANES);
@@ -323,7 +303,7 @@ float quantize(const number *x, uint8_t *y, long size, int most)
 #pragma omp parallel for schedule(static)
     for (long i = 0; i < size; i += LANES) {
         long n = at_most(size - i, LANES);
-        ints whole = (ints)(load(x + i, n) * times + 12582912.0f) - 0x4b400000 + most + 1;
+        ints whole = nearest(load(x + i, n) * times) + most + 1;
         bytes b = __builtin_convertvector(whole, bytes);
         copy(y + i, &b, n, sizeof *y);
     }

@@ -37,7 +37,7 @@ from mslt.machine import generator
 
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", "-Wno-psabi")
 FOLDER = Path(__file__).parent
-HEADER = FOLDER / "numbers.h"
+HEADERS = [FOLDER / "numbers.h", FOLDER / "products.h"]
 # Of several, the first that compile.
 SOURCES: dict[torch.dtype, list[tuple[str, ...]]] = {
     torch.float32: [("kernels.c",)],
@@ -334,7 +334,7 @@ def _made(dtype: torch.dtype, sources: list[Path]) -> Kernels:
     command = [*compiler, *FLAGS, *defined, *map(str, sources), *_openmp()]
     key = hashlib.sha256("\0".join((*command, _processor(), torch.__version__)).encode())
     version = hashlib.sha256()
-    for source in (HEADER, *sources):
+    for source in (*HEADERS, *sources):
         key.update(source.read_bytes())
         version.update(source.read_bytes())
     place = _folder() / f"kernels-{key.hexdigest()[:16]}.so"

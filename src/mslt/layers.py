@@ -76,7 +76,8 @@ class Layers:
         for name, linear in zip(_LINEARS, (attention.qkv, attention.out, mlp.up, mlp.down)):
             setattr(layer, name, self._linear(linear))
         for at, norm in enumerate((attention.norm, mlp.norm)):
-            layer.weights[at], layer.shifts[at] = self._keep(norm.weight), self._keep(norm.bias)
+            layer.weights[at] = self._keep(norm.weight.detach().float())
+            layer.shifts[at] = self._keep(norm.bias.detach().float())
         return layer
 
     def _linear(self, linear: nn.Linear) -> _Linear:
@@ -89,12 +90,11 @@ class Layers:
         weight = weight.to(self._kernels.dtype).contiguous()
         packed = torch.empty_like(weight)
         self._kernels.library.pack_weight(weight.data_ptr(), packed.data_ptr(), *weight.shape)
-        return _Linear(self._keep(packed), self._keep(linear.bias), at)
+        return _Linear(self._keep(packed), self._keep(linear.bias.detach().float()), at)
 
     def _keep(self, x: Tensor) -> int:
-        """Where these numbers are from now on: others than weights as a copy in fp32."""
-        packed = x.dim() == 2
-        self._kept.append(x if packed else x.detach().to(torch.float32, copy=True))
+        """Where these numbers are for as long as this lives."""
+        self._kept.append(x.contiguous())
         return self._kept[-1].data_ptr()
 
     def __call__(

@@ -204,3 +204,39 @@ static inline floats drop(floats x, uint64_t begin, long i, const dropping *d, w
     words bits = i & LANES ? *drawn >> 16 : *drawn & 0xffff;
     return where((ints)bits < d->keep, x * d->scale, (floats){0});
 }
+
+/* The nearest whole numbers, of less than 2^22 on either side. */
+static inline ints nearest(floats x) { return (ints)(x + 12582912.0f) - 0x4b400000; }
+
+/* y = LayerNorm(s) of a row whose mean is known; 1 / its deviation is returned. */
+static inline float normalised(const number *s, number *y, float mean, const float *weight,
+                               const float *shift, long width, float eps)
+{
+    floats square = {0};
+    for (long i = 0; i < width; i += LANES) {
+        long n = at_most(width - i, LANES);
+        floats off = first(load(s + i, n) - mean, n, 0);
+        square += off * off;
+    }
+    float root = 1 / sqrtf(sum(square) / width + eps);
+    for (long i = 0; i < width; i += LANES) {
+        long n = at_most(width - i, LANES);
+        floats unit = (load(s + i, n) - mean) * root;
+        store(y + i, unit * load32(weight + i, n) + load32(shift + i, n), n);
+    }
+    return root;
+}
+
+/* Numbers, of whose runs `most` are the largest, become e to them less the largest of all; 1 / their
+ * sum is returned. There is room for a whole last run, -infinity behind the width. */
+static inline float powers(float *x, floats most, long width)
+{
+    floats total = {0};
+    float top = largest(most);
+    for (long i = 0; i < width; i += LANES) {
+        floats power = exponential(load32(x + i, LANES) - top);
+        store32(x + i, power, LANES);
+        total += power;
+    }
+    return 1 / sum(total);
+}
