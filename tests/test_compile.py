@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from mslt.config import ModelConfig, OptimizerConfig
 from mslt.data.instances import Batch
 from mslt.growth import freeze
 from mslt.model import Encoder
-from mslt.optim import Optimizer
+from mslt.optim import Moment, Optimizer
 from mslt.trainer import Settings, Trainer
 
 EAGER = Settings(
@@ -49,17 +50,39 @@ def test_compiled_layers_train_alike_and_later_stages_make_no_new_graph(
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore")
-def test_lamb_s_update_is_the_same_when_it_is_compiled(tiny: ModelConfig) -> None:
+@pytest.mark.parametrize("name", ["adamw", "lamb"])
+def test_an_update_is_the_same_when_it_is_compiled_and_one_function_for_all_stages(
+    tiny: ModelConfig, name: Literal["adamw", "lamb"]
+) -> None:
+    """With moments of three ages, and copies of the weights in bf16."""
     torch._dynamo.reset()
-    found = []
-    for compiled in (False, True):
-        parameters = dict(Encoder(tiny, 2, seed=1).named_parameters())
-        optimizer = Optimizer(parameters, OptimizerConfig("lamb", clip_norm=1.0), compile=compiled)
-        for step in range(4):
-            generator = torch.Generator().manual_seed(step)
-            for parameter in parameters.values():
-                assert parameter.grad is not None
-                parameter.grad.copy_(torch.randn(parameter.shape, generator=generator))
-            optimizer.update(1e-2)
-        found.append(optimizer.weights)
-    torch.testing.assert_close(*found)
+    torch._dynamo.utils.counters.clear()
+    for depth in (2, 3, 4):
+        torch.testing.assert_close(*(updated(tiny, depth, name, how) for how in (False, True)))
+        made = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+        assert made == (1 if name == "adamw" else 2)
+
+
+def updated(
+    config: ModelConfig, depth: int, name: Literal["adamw", "lamb"], compiled: bool
+) -> torch.Tensor:
+    """The weights after four made-up updates."""
+    parameters = dict(Encoder(config, depth, seed=1).named_parameters())
+    moments = {
+        key: Moment(torch.full_like(p, 1e-3), torch.full_like(p, 1e-2), updates)
+        for updates, (key, p) in zip((3, 3, 20), parameters.items())
+    }
+    given = parameters, OptimizerConfig(name, clip_norm=1.0), moments
+    optimizer = Optimizer(*given, room={}, compile=compiled)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(4):
+        for parameter in parameters.values():
+            assert parameter.grad is not None
+            parameter.grad.copy_(torch.randn(parameter.shape, generator=generator))
+        optimizer.update(1e-2)
+    copies = optimizer.copies()
+    assert copies is not None
+    for key, span in optimizer.spans().items():
+        half = copies[key][: span.stop - span.start]
+        assert torch.equal(half, optimizer.weights[span].bfloat16())
+    return optimizer.weights

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from mslt.config import ModelConfig, OptimizerConfig
 from mslt.dropout import Dropout
@@ -181,7 +181,8 @@ def test_forward_only_layers_leave_padding_out_too(tiny, random_batch, kind, pre
     model = Encoder(without_dropout(wider(tiny)), 2, seed=1)
     seen = []
     for ours in (True, False):
-        twin = Twin(model, bf16=precision == "bf16", complete=lambda name: None).model
+        copies: dict[str, Tensor] | None = {} if precision == "bf16" else None
+        twin = Twin(model, copies=copies, complete=lambda name: None).model
         equip(twin, find(twin.dtype) if ours else None)
         seen.append(Prefix(twin, 2, kind)(inputs).float())
     assert not seen[0][~inputs.seen].any()

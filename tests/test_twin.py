@@ -20,7 +20,7 @@ PLAIN = Settings(OptimizerConfig("adamw"), precision="fp32", micro_batch=8, pair
 def test_a_twin_has_the_model_s_tensors_and_gradients_of_its_own(tiny):
     model = Encoder(tiny, 2)
     freeze(model, 1)
-    twin = Twin(model, bf16=False, complete=lambda name: None).model
+    twin = Twin(model, copies=None, complete=lambda name: None).model
     theirs = dict(twin.named_parameters())
     for name, tensor in model.named_parameters():
         assert theirs[name] is not tensor
@@ -30,7 +30,7 @@ def test_a_twin_has_the_model_s_tensors_and_gradients_of_its_own(tiny):
 
 def test_in_bf16_embeddings_and_on_a_cpu_layer_norms_stay_what_they_are(tiny):
     model = Encoder(tiny, 2)
-    twin = Twin(model, bf16=True, complete=lambda name: None).model
+    twin = Twin(model, copies={}, complete=lambda name: None).model
     shared = {n for n, p in twin.named_parameters() if p.dtype == torch.float32}
     assert shared == {
         n for n, _ in model.named_parameters() if n.startswith("embeddings.") or ".norm." in n
@@ -86,7 +86,7 @@ def test_where_nothing_travels_all_gradients_are_added_at_once(tiny, random_batc
         how = replace(PLAIN, micro_batch=micro_batch, kernels=False)
         trainer = Trainer(Encoder(tiny, 2), how, {})
         if at_once:
-            trainer.twin = Twin(trainer.model, bf16=False, complete=None)
+            trainer.twin = Twin(trainer.model, copies=None, complete=None)
             trainer.computing = trainer.twin.model
         for step in range(2):
             trainer.step(step, random_batch(step), 1e-2)

@@ -93,8 +93,9 @@ class _Record:
         pool.keep(self._graph)
 
     def __call__(self, given: Given) -> Any:
-        for mine, theirs in zip(self._given, given):
-            if mine is not None and theirs is not None:
-                mine.copy_(theirs)
+        torch._foreach_copy_(
+            [mine for mine in self._given if mine is not None],
+            [theirs for theirs in given if theirs is not None],
+        )
         self._graph.replay()
         return self._made

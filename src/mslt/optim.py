@@ -4,16 +4,25 @@ AdamW and LAMB share their update: Adam's step plus decoupled weight decay (Losh
 2019). LAMB (You et al. 2019, algorithm 2) scales it, tensor by tensor, by the trust ratio
 ‖w‖ / ‖update‖. All tensors that learn lie in one buffer, so that an update is a handful of
 operations whatever their number, and clipping needs one norm.
+
+The buffer is cut into rows, and each tensor begins one: what holds for an element, its rate, its
+decay and how young its moments are, is a number of its row.
+
+Shapes: R rows, C elements of a row, T tensors, as LAMB counts them.
 """
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from mslt.config import OptimizerConfig
+from mslt.machine import to_device
 
 
 class Moment(NamedTuple):
@@ -26,12 +35,15 @@ class Moment(NamedTuple):
 
 Moments = dict[str, Moment]
 
-# Elements that a CPU updates at once: 4 MB in each of five buffers, best of 0.1 to 440. A GPU takes
-# more, so that its kernels fill it.
-CHUNK, GPU_CHUNK = 1 << 20, 1 << 26
+# Elements that are updated at once where it is not compiled: on a CPU 2 MB in each of six buffers,
+# best of 0.1 to 4. A GPU takes more, so that its kernels fill it.
+CHUNK, GPU_CHUNK = 1 << 19, 1 << 26
 
-# Elements between whose multiples a tensor begins: 16 bytes, which a GPU reads at once.
-ALIGNED = 4
+# Elements of a row, at most.
+ROW = 128
+
+Given = list[Tensor | None]
+Work = Callable[..., None]
 
 
 @dataclass
@@ -41,12 +53,21 @@ class _Group:
     span: slice
     decay: float
     updates: int
-    tensors: list[slice]  # relative to the span; what LAMB takes for one tensor
 
 
 def decays(name: str) -> bool:
     """Whether weight decay and LAMB's trust ratio apply: not to biases, nor to LayerNorm."""
     return not (name.endswith("bias") or ".norm." in name)
+
+
+def _matrices(name: str) -> int:
+    """How many tensors LAMB takes it for: by query, key and value we multiply at once."""
+    return 3 if ".qkv." in name and decays(name) else 1
+
+
+def at_once(work: Work, given: Given) -> None:
+    """Do work that is not recorded."""
+    work(*given)
 
 
 class Optimizer:
@@ -59,7 +80,10 @@ class Optimizer:
         parameters: by name; fp32, on one device.
         config: which of the two, and its constants.
         moments: of an earlier stage or run, by name; parameters without any start from zero.
-        compile: let torch.compile make one kernel of what is not one already.
+        room: keep `copies` in bf16, with room for so many elements of a parameter where these are
+            more than it has; None for no copies.
+        compile: let torch.compile make one pass of an update, or two of LAMB's.
+        run: does work on tensors that it is given, or repeats a record of it.
 
     Raises:
         ValueError: nothing learns, or a moment has another shape than its parameter.
@@ -71,7 +95,9 @@ class Optimizer:
         config: OptimizerConfig,
         moments: Moments | None = None,
         *,
+        room: Mapping[str, int] | None = None,
         compile: bool = False,
+        run: Callable[[Work, Given], Any] = at_once,
     ) -> None:
         if not parameters:
             raise ValueError("no parameter learns: there is nothing to optimise")
@@ -81,36 +107,47 @@ class Optimizer:
         def order(name: str) -> tuple[bool, int]:
             return decays(name), moments[name].updates if name in moments else 0
 
-        def ragged(name: str) -> bool:
-            return parameters[name].numel() % ALIGNED > 0
-
-        # What is no multiple comes last in its group, so that there are but few gaps.
-        self.names = sorted(parameters, key=lambda name: (*order(name), ragged(name)))
-        size = sum(_rounded_up(p.numel()) for p in parameters.values())
-        device = next(iter(parameters.values())).device
-        self.weights = torch.zeros(size, device=device)
-        self.grads, self.mean, self.square = (torch.zeros_like(self.weights) for _ in range(3))
-        self._chunk = CHUNK if device.type == "cpu" else GPU_CHUNK
-        self._direct = torch.compile(_direct, dynamic=True) if compile else _direct
+        sizes = {name: parameters[name].numel() for name in sorted(parameters, key=order)}
+        row = math.gcd(ROW, *(size // 3 for name, size in sizes.items() if _matrices(name) == 3))
         self._spans: dict[str, tuple[slice, torch.Size]] = {}
+        self._room: dict[str, slice] = {}
+        start = 0
+        for name, size in sizes.items():
+            most = math.ceil(max(size, (room or {}).get(name, 0)) / row) * row
+            self._spans[name] = slice(start, start + size), parameters[name].shape
+            self._room[name] = slice(start, start + most)
+            start += most
+        device = next(iter(parameters.values())).device
+        self.weights = torch.zeros(start, device=device)
+        self.grads, self.mean, self.square = (torch.zeros_like(self.weights) for _ in range(3))
         self._groups: list[_Group] = []
         self._group_of: dict[str, _Group] = {}
-        start = 0
-        for name in self.names:
-            parameter = parameters[name]
-            span = slice(start, start + parameter.numel())
-            self._spans[name] = span, parameter.shape
-            self._adopt(parameter, span)
+        for name in sizes:
+            self._adopt(name, parameters[name])
             if name in moments:
                 self._recall(name, moments[name])
-            self._join(name, span, *order(name))
-            start = _rounded_up(span.stop)
+            self._join(name, *order(name))
+        self._copies = None if room is None else self.weights.bfloat16()
+        self._cut(row)
+        self._run = run
+        self._chunk = CHUNK if device.type == "cpu" else GPU_CHUNK
+        # Without a compiler, torch's own kernel reads and writes all once.
+        self._fused = config.name == "adamw" and not compile
+        self._compiles = compile
+        self._adamw: Work = _adamw
+        self._direct: Callable[..., Tensor] = _direct
+        self._move: Work = _move
+        if compile:
+            self._chunk = start
+            self._adamw, self._move = torch.compile(_adamw), torch.compile(_move)
+            self._direct = torch.compile(_direct)
 
-    def _adopt(self, parameter: nn.Parameter, span: slice) -> None:
+    def _adopt(self, name: str, parameter: nn.Parameter) -> None:
         """Move the parameter's data and gradient into the buffers."""
+        span, shape = self._spans[name]
         self.weights[span] = parameter.detach().flatten()
-        parameter.data = self.weights[span].view(parameter.shape)
-        parameter.grad = self.grads[span].view(parameter.shape)
+        parameter.data = self.weights[span].view(shape)
+        parameter.grad = self.grads[span].view(shape)
 
     def _recall(self, name: str, moment: Moment) -> None:
         span, shape = self._spans[name]
@@ -120,26 +157,48 @@ class Optimizer:
         self.mean[span] = moment.mean.flatten()
         self.square[span] = moment.square.flatten()
 
-    def _join(self, name: str, span: slice, decayed: bool, updates: int) -> None:
+    def _join(self, name: str, decayed: bool, updates: int) -> None:
+        span, _ = self._spans[name]
         decay = self.config.weight_decay if decayed else 0.0
         group = self._groups[-1] if self._groups else None
         if group is None or (group.decay, group.updates) != (decay, updates):
-            group = _Group(slice(span.start, span.start), decay, updates, [])
+            group = _Group(span, decay, updates)
             self._groups.append(group)
-        offset = span.start - group.span.start
-        # Query, key and value are three matrices to LAMB, though we multiply by them at once.
-        parts = 3 if ".qkv." in name else 1
-        length = (span.stop - span.start) // parts
-        if decayed:
-            group.tensors += [
-                slice(offset + i * length, offset + (i + 1) * length) for i in range(parts)
-            ]
         group.span = slice(group.span.start, span.stop)
         self._group_of[name] = group
+
+    def _cut(self, row: int) -> None:
+        """Cut the buffers into rows, and find what tensor each is of."""
+        count = len(self.weights) // row
+        tensor_R = np.zeros(count, np.int32)
+        self._tensors: list[slice] = []  # their rows
+        self._groups_T: list[_Group] = []
+        adapted: list[bool] = []
+        for name, (span, _) in self._spans.items():
+            first, stop = span.start // row, math.ceil(span.stop / row)
+            each = (stop - first) // _matrices(name)
+            for start in range(first, stop, each):
+                tensor_R[start : start + each] = len(self._tensors)
+                self._tensors.append(slice(start, start + each))
+                self._groups_T.append(self._group_of[name])
+                adapted.append(decays(name))
+        device = self.weights.device
+        self._tensor_R = torch.from_numpy(tensor_R).to(device)
+        self._adapted_T = torch.tensor(adapted, device=device)
+        self._buffers = [
+            None if buffer is None else buffer.view(count, row)
+            for buffer in (self.grads, self.mean, self.square, self.weights, self._copies)
+        ]
 
     def spans(self) -> dict[str, slice]:
         """Where each parameter lies in the buffers, by name, first to last."""
         return {name: span for name, (span, _) in self._spans.items()}
+
+    def copies(self) -> dict[str, Tensor] | None:
+        """The weights in bf16, which follow them, by name: flat, and zeros in the room behind."""
+        if self._copies is None:
+            return None
+        return {name: self._copies[room] for name, room in self._room.items()}
 
     def norm(self) -> Tensor:
         """The accumulated gradients' norm over all tensors, a scalar on the device."""
@@ -150,81 +209,108 @@ class Optimizer:
         for name in names:
             self.grads[self._spans[name][0]] = 0.0
 
-    @torch.no_grad()
-    def update(self, lr: float, norm: Tensor | None = None) -> Tensor:
+    def update(self, lr: float) -> Tensor:
         """One step along the accumulated gradients, which are no gradients any more after it.
 
         Args:
             lr: the learning rate.
-            norm: the gradients' own, where it is known already.
 
         Returns:
             The gradients' norm before clipping, a scalar on the device.
         """
-        norm = self.norm() if norm is None else norm
+        norm = self.norm()
+        self.ready(lr, norm)()
+        return norm
+
+    @torch.no_grad()
+    def ready(self, lr: float, norm: Tensor) -> Callable[[], None]:
+        """Prepare a step, so that once it is decided on nothing has to wait: it is only called.
+
+        Args:
+            lr: the learning rate.
+            norm: that of the gradients, before clipping.
+        """
         scale = torch.ones_like(norm)
         if self.config.clip_norm:
             scale = (self.config.clip_norm / (norm + 1e-6)).clamp(max=1.0)
+        if self._fused:
+            return partial(self._count, partial(self._fuse, lr, scale))
+        numbers = torch.tensor([self._numbers(group, lr) for group in self._groups_T]).numpy()
+        given: Given = [to_device(numbers, str(self.weights.device)), scale]
+        return partial(self._count, partial(self._run, self._take, given))
+
+    def _numbers(self, group: _Group, lr: float) -> tuple[float, ...]:
+        """The learning rate, and what else a direction depends on: see `_directed`."""
+        betas, updates = (self.config.beta1, self.config.beta2), group.updates + 1
+        return lr, group.decay, *(1 - beta**updates for beta in betas)
+
+    def _count(self, step: Callable[[], None]) -> None:
         for group in self._groups:
             group.updates += 1
-            if self.config.name == "adamw":
-                self._fuse(group, scale, lr)
-            else:
-                self._direct_all(group, scale)
-                self._move(group, lr)
-        return norm
+        with torch.no_grad():
+            step()
 
-    def _fuse(self, group: _Group, scale: Tensor, lr: float) -> None:
-        """AdamW by torch's kernel, which reads and writes all once."""
+    def _fuse(self, lr: float, scale: Tensor) -> None:
+        """AdamW by torch's kernel."""
         # A CPU can tell whether anything is to be clipped, and else spare to write gradients back.
         clips = scale.device.type != "cpu" or bool(scale < 1)
-        torch._fused_adamw_(
-            [self.weights[group.span]],
-            [self.grads[group.span]],
-            [self.mean[group.span]],
-            [self.square[group.span]],
-            [],
-            [self._scalar(group.updates).float()],
-            lr=lr,
-            beta1=self.config.beta1,
-            beta2=self.config.beta2,
-            weight_decay=group.decay,
-            eps=self.config.eps,
-            amsgrad=False,
-            maximize=False,
-            grad_scale=scale.reciprocal().float() if clips else None,
-        )
+        for group in self._groups:
+            for part in self._parts(group.span, self._chunk):
+                torch._fused_adamw_(
+                    [self.weights[part]],
+                    [self.grads[part]],
+                    [self.mean[part]],
+                    [self.square[part]],
+                    [],
+                    [torch.full((), group.updates, dtype=torch.float32, device=scale.device)],
+                    lr=lr,
+                    beta1=self.config.beta1,
+                    beta2=self.config.beta2,
+                    weight_decay=group.decay,
+                    eps=self.config.eps,
+                    amsgrad=False,
+                    maximize=False,
+                    grad_scale=scale.reciprocal().float() if clips else None,
+                )
+                if self._copies is not None:
+                    self._copies[part] = self.weights[part]
 
-    def _direct_all(self, group: _Group, scale: Tensor) -> None:
-        """Update the moments, and put the direction of the step in the gradients' place.
+    def _take(self, numbers_T4: Tensor, scale: Tensor) -> None:
+        """Take the step of all tensors at once."""
+        rate_R1, *numbers = numbers_T4[self._tensor_R].split(1, 1)
+        *adam, copies = self._buffers
+        if self.config.name == "adamw":
+            for part in self._chunks(copies, rate_R1, *adam, *numbers):
+                self._adamw(*part, scale, self.config)
+            return
+        norms = [self._direct(*part, scale, self.config) for part in self._chunks(*adam, *numbers)]
+        rate_T1 = numbers_T4[:, :1] * self._ratios(torch.cat(norms))[:, None]
+        step, *_, weights = adam
+        for part in self._chunks(weights, copies, rate_T1[self._tensor_R], step):
+            self._move(*part)
 
-        Chunk by chunk, so that what the dozen operations hand each other stays in a CPU's cache: of
-        110M parameters on two cores, 0.2 s instead of 0.9 s.
-        """
-        beta1, beta2 = self.config.beta1, self.config.beta2
-        biases = (self._scalar(1 - beta**group.updates) for beta in (beta1, beta2))
-        decay, mean_bias, square_bias = self._scalar(group.decay), *biases
-        for start in range(group.span.start, group.span.stop, self._chunk):
-            part = slice(start, min(start + self._chunk, group.span.stop))
-            buffers = (self.grads[part], self.mean[part], self.square[part], self.weights[part])
-            self._direct(*buffers, scale, mean_bias, square_bias, decay, self.config)
+    def _chunks(self, *of_rows: Tensor | None) -> Iterator[list[Any]]:
+        """The rows of each that are dealt with at once."""
+        row = len(self.weights) // len(self._tensor_R)
+        for rows in self._parts(slice(0, len(self._tensor_R)), self._chunk // row):
+            parts = [None if x is None else x[rows] for x in of_rows]
+            for part in parts if self._compiles else ():
+                if part is not None:  # one function for the buffers of all stages
+                    torch._dynamo.maybe_mark_dynamic(part, 0)
+            yield parts
 
-    def _scalar(self, value: float) -> Tensor:
-        """A number where the buffers are, which no kernel has to wait for."""
-        return torch.full((), value, dtype=self.weights.dtype, device=self.weights.device)
+    @staticmethod
+    def _parts(span: slice, size: int) -> Iterator[slice]:
+        for start in range(span.start, span.stop, size):
+            yield slice(start, min(start + size, span.stop))
 
-    def _move(self, group: _Group, lr: float) -> None:
-        """Take the step. LAMB's is, tensor by tensor, as long as the rate times the weights."""
-        weights, steps = self.weights[group.span], self.grads[group.span]
-        if self.config.name == "lamb" and group.tensors:
-            all_weights = [weights[span] for span in group.tensors]
-            all_steps = [steps[span] for span in group.tensors]
-            weight_norms = torch.stack(torch._foreach_norm(all_weights))
-            step_norms = torch.stack(torch._foreach_norm(all_steps))
-            known = (weight_norms > 0) & (step_norms > 0)
-            ratios = torch.where(known, weight_norms / step_norms, torch.ones_like(step_norms))
-            torch._foreach_mul_(all_steps, list(ratios.unbind()))
-        weights.sub_(steps, alpha=lr)
+    def _ratios(self, norms_R2: Tensor) -> Tensor:
+        """LAMB's trust ratios [T], by the norms of the rows of weights and steps."""
+        columns = norms_R2.T.contiguous()
+        found = torch._foreach_norm([column[rows] for column in columns for rows in self._tensors])
+        weights_T, steps_T = torch.stack(found).view(2, -1)
+        known = self._adapted_T & (weights_T > 0) & (steps_T > 0)
+        return torch.where(known, weights_T / steps_T, 1.0)
 
     def moments(self) -> Moments:
         """The moments by parameter name, as views of the buffers."""
@@ -238,38 +324,53 @@ class Optimizer:
         }
 
 
-def _direct(
-    step: Tensor,
-    mean: Tensor,
-    square: Tensor,
-    weights: Tensor,
+def _directed(
+    grads_RC: Tensor,
+    mean_RC: Tensor,
+    square_RC: Tensor,
+    weights_RC: Tensor,
+    decay_R1: Tensor,
+    mean_bias_R1: Tensor,
+    square_bias_R1: Tensor,
     scale: Tensor,
-    mean_bias: Tensor,
-    square_bias: Tensor,
-    decay: Tensor,
     config: OptimizerConfig,
-) -> None:
-    """Adam's direction of a part of the buffers: replaces the gradients, and updates the moments.
+) -> Tensor:
+    """Adam's direction [R, C]; moves the moments.
 
     Args:
-        step: gradients.
-        mean: first moments.
-        square: second moments.
-        weights: what decays.
-        scale: by which gradients are clipped, a scalar like those that follow.
-        mean_bias: what the first moments lack, being young.
-        square_bias: what the second ones lack.
-        decay: of the weights.
+        grads_RC: gradients.
+        mean_RC: first moments.
+        square_RC: second moments.
+        weights_RC: what decays.
+        decay_R1: of the weights.
+        mean_bias_R1: what the first moments lack, being young.
+        square_bias_R1: what the second ones lack.
+        scale: by which gradients are clipped.
         config: the constants.
     """
-    step.mul_(scale)
-    mean.lerp_(step, 1 - config.beta1)
-    square.mul_(config.beta2).addcmul_(step, step, value=1 - config.beta2)
-    root = square.div(square_bias).sqrt_().add_(config.eps)
-    torch.div(mean, root.mul_(mean_bias), out=step)
-    step.addcmul_(weights, decay)
+    clipped_RC = grads_RC * scale
+    mean_RC.lerp_(clipped_RC, 1 - config.beta1)
+    square_RC.mul_(config.beta2).addcmul_(clipped_RC, clipped_RC, value=1 - config.beta2)
+    root_RC = (square_RC / square_bias_R1).sqrt_().add_(config.eps).mul_(mean_bias_R1)
+    return torch.div(mean_RC, root_RC).addcmul_(weights_RC, decay_R1)
 
 
-def _rounded_up(size: int) -> int:
-    """The next multiple of what tensors are aligned to."""
-    return -(-size // ALIGNED) * ALIGNED
+def _adamw(copies_RC: Tensor | None, rate_R1: Tensor, *adam: Any) -> None:
+    """Take a step; `adam` is what `_directed` takes."""
+    _move(adam[3], copies_RC, rate_R1, _directed(*adam))
+
+
+def _direct(*adam: Any) -> Tensor:
+    """Put the direction in the gradients' place; norms of the rows of weights and directions."""
+    direction_RC = _directed(*adam)
+    adam[0].copy_(direction_RC)
+    return torch.stack([x.square().sum(1).sqrt() for x in (adam[3], direction_RC)], 1)
+
+
+def _move(
+    weights_RC: Tensor, copies_RC: Tensor | None, rate_R1: Tensor, direction_RC: Tensor
+) -> None:
+    """Take a step, and keep the copies alike."""
+    weights_RC.addcmul_(direction_RC, rate_R1, value=-1)
+    if copies_RC is not None:
+        copies_RC.copy_(weights_RC)

@@ -19,11 +19,11 @@ from mslt.kernels import find
 from mslt.machine import Sent, keep_freed_memory, seed, to_device
 from mslt.model import Encoder, equip
 from mslt.objective import Inputs, Objective, pretraining, scores
-from mslt.optim import Moments, Optimizer
+from mslt.optim import Moments, Optimizer, at_once
 from mslt.phases import Phases
 from mslt.prefix import Kind, Prefix
 from mslt.reducer import Reducer, Wire
-from mslt.twin import Twin
+from mslt.twin import Twin, rooms
 from mslt.world import Sum, World
 
 Made = TypeVar("Made")
@@ -89,6 +89,16 @@ class Settings:
 Group = tuple[int, Inputs, Tensor | None]
 
 
+@dataclass
+class _Ahead:
+    """What is done already of a step."""
+
+    step: int
+    batch: Batch
+    counts: Tensor
+    groups: list[Group]  # that have passed the forward-only layers, the first ones
+
+
 class Trainer:
     """Trains the parameters of a model that ask for a gradient.
 
@@ -120,8 +130,16 @@ class Trainer:
         self.objective = objective or pretraining(settings.pair)
         self._moments = moments
         parameters = dict(learning(model))
+        alone = self.world.size == 1 and model.device.type == "cuda"
+        records = alone and settings.compile and not settings.recompute
+        self._graphs = Graphs() if records else None
         self.optimizer = Optimizer(
-            parameters, settings.optimizer, moments, compile=settings.compile
+            parameters,
+            settings.optimizer,
+            moments,
+            room=rooms(model) if settings.precision == "bf16" else None,
+            compile=settings.compile,
+            run=partial(self._graphs, "update") if self._graphs else at_once,
         )
         self.reducer = Reducer(
             self.optimizer.grads,
@@ -130,26 +148,21 @@ class Trainer:
             self.world,
             settings.reduce,
         )
-        half = settings.precision == "bf16"
-        alone = self.world.size == 1 and model.device.type == "cuda"
         complete = None if alone else self.reducer.complete
-        self.twin = Twin(model, bf16=half, complete=complete)
+        self.twin = Twin(model, copies=self.optimizer.copies(), complete=complete)
         self.computing = self.twin.model
         if settings.kernels and not settings.compile and model.device.type == "cpu":
             equip(self.computing, find(self.computing.dtype))
         self.prefix = Prefix(self.computing, forward_only(model), settings.prefix)
         self._fast_prefix = keep(self.prefix) if keep else self.prefix
         self.phases = self.world.phases
-        self._graphs: Graphs | None = None
         self._words: Tensor | None = None
         if settings.compile:
             if model.device.type == "cuda" and model.config.repeat == 1:
                 # Where layers share a block they would share its masks too.
                 self._words = deal_words(self.computing, model.device)
             _compile(self.computing, self.prefix)
-            if alone and not settings.recompute:
-                self._graphs = Graphs()
-        self._ahead: tuple[int, Batch, list[Group]] | None = None
+        self._ahead: _Ahead | None = None
 
     def step(
         self,
@@ -177,13 +190,15 @@ class Trainer:
             before clipping.
         """
         self.computing.train()
-        numbers = np.array(self.objective.counts(batch), np.float32)
-        counts = to_device(numbers, self.world.device)
+        ahead, self._ahead = self._ahead, None
+        if ahead is None or ahead.step != step or ahead.batch is not batch:
+            ahead = _Ahead(step, batch, self._counts(batch), [])
+        counts = ahead.counts
         counted = self.world.sum(counts)
         sums = torch.zeros(len(counts), device=self.world.device)
         end = self.settings.first + len(batch.lengths)
         self.twin.begin()
-        for start, inputs, x_BLD in self._micro_batches(step, batch):
+        for start, inputs, x_BLD in self._micro_batches(ahead):
             self._seed(step, "learning", start)
             last = start + len(inputs.input_ids) == end
             sums += self._learn(inputs, x_BLD, counts, counted, last=last)
@@ -193,6 +208,7 @@ class Trainer:
             self._reduce(sums, following)
         with self.phases("optimizer"):
             norm = self.optimizer.norm()
+            move = self.optimizer.ready(lr, norm)
         metrics = dict(zip(self.objective.names, sums / counts), grad_norm=norm)
         sent = Sent(torch.stack([*metrics.values()]))
         if self.world.size == 1 and following:
@@ -200,8 +216,7 @@ class Trainer:
         # The one place that decides. What it is asked with are sums over all processes.
         if accept is None or accept(dict(zip(metrics, sent.arrived()))):
             with self.phases("optimizer"):
-                self.optimizer.update(lr, norm)
-                self.twin.spread()
+                move()
         return metrics
 
     def _learn(
@@ -270,30 +285,31 @@ class Trainer:
             batch = upcoming()
         if not self.settings.look_ahead:
             return
-        groups: list[Group] = []
+        self._ahead = ahead = _Ahead(step, batch, self._counts(batch), [])
         tokens = 0
         for first in self._starts(batch):
-            groups.append(self._group(step, batch, first))
-            tokens += groups[-1][1].input_ids.numel()
+            ahead.groups.append(self._group(step, batch, first))
+            tokens += ahead.groups[-1][1].input_ids.numel()
             if self.world.size == 1 or tokens >= AHEAD_TOKENS or self.reducer.done():
                 break
-        self._ahead = step, batch, groups
 
-    def _micro_batches(self, step: int, batch: Batch) -> Iterator[Group]:
+    def _counts(self, batch: Batch) -> Tensor:
+        """By what the objective's parts are divided, on the device, for this process' batch."""
+        return to_device(np.array(self.objective.counts(batch), np.float32), self.world.device)
+
+    def _micro_batches(self, ahead: "_Ahead") -> Iterator[Group]:
         """Cut this process' part of a batch up."""
         micro = self.settings.micro_batch
-        for first, inputs, x_BLD in self._groups(step, batch):
+        for first, inputs, x_BLD in self._groups(ahead):
             for start in range(0, len(inputs.input_ids), micro):
                 part = slice(start, start + micro)
                 yield first + start, inputs[part], None if x_BLD is None else x_BLD[part]
 
-    def _groups(self, step: int, batch: Batch) -> Iterator[Group]:
+    def _groups(self, ahead: "_Ahead") -> Iterator[Group]:
         """What goes through the forward-only layers at once, those passed already first."""
-        ahead, self._ahead = self._ahead, None
-        ready = ahead[2] if ahead and ahead[0] == step and ahead[1] is batch else []
-        starts = self._starts(batch)
-        for first in starts:
-            yield ready.pop(0) if ready else self._group(step, batch, first)
+        for first in self._starts(ahead.batch):
+            done = ahead.groups
+            yield done.pop(0) if done else self._group(ahead.step, ahead.batch, first)
 
     def _starts(self, batch: Batch) -> range:
         """Rows of this process' part where groups begin."""

@@ -7,12 +7,12 @@ rows, in bf16.
 """
 
 import copy
+import math
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mslt.growth import learning
@@ -31,24 +31,26 @@ class Twin:
 
     Args:
         model: fp32; the `grad` of each parameter that learns is where its gradients are added up.
-        bf16: whether layers and heads compute in bf16.
+        copies: where layers and heads compute in bf16, those of what learns, by name, which follow
+            it; each flat, and as large as `rooms` says at least. None for computing in fp32.
         complete: told the name of a parameter whose gradient has just been added. None where
             nothing waits for single ones: `backward` then adds all of a micro-batch at once.
     """
 
     def __init__(
-        self, model: Encoder, *, bf16: bool, complete: Callable[[str], None] | None
+        self,
+        model: Encoder,
+        *,
+        copies: Mapping[str, Tensor] | None,
+        complete: Callable[[str], None] | None,
     ) -> None:
         self.model = _twin(model)
-        if bf16:
-            _halve(self.model)
+        if copies is not None:
+            _halve(self.model, copies)
         self._full = dict(learning(model))
         self._leaves = dict(learning(self.model))
         self._complete = complete
         self._left = set(self._full)
-        copies = {n: leaf for n, leaf in self._leaves.items() if leaf.dtype != torch.float32}
-        self._copies = [leaf.detach()[: len(self._whole(n))] for n, leaf in copies.items()]
-        self._sources = [self._whole(n).detach() for n in copies]
         me = weakref.ref(self)
         for name, leaf in self._leaves.items() if complete else ():
             leaf.register_post_accumulate_grad_hook(partial(_gathered, me, name))
@@ -66,10 +68,6 @@ class Twin:
     def begin(self) -> None:
         """A step begins."""
         self._left = set(self._full)
-
-    def _whole(self, name: str) -> Tensor:
-        """The fp32 tensor of which a leaf is a copy."""
-        return self._full[TOKEN if name == OUTPUT else name]
 
     @torch.no_grad()
     def gathered(self, name: str) -> None:
@@ -126,12 +124,6 @@ class Twin:
         assert total is not None
         return whole, total
 
-    @torch.no_grad()
-    def spread(self) -> None:
-        """Cast the updated weights for the next step."""
-        if self._copies:
-            torch._foreach_copy_(self._copies, self._sources)
-
 
 def _gathered(twin: weakref.ref[Twin], name: str, _: Tensor) -> None:
     """What a leaf's hook does, which must not keep a twin of an earlier stage alive."""
@@ -148,18 +140,39 @@ def _twin(model: Encoder) -> Encoder:
     return copy.deepcopy(model, own)
 
 
-def _halve(twin: Encoder) -> None:
+def _halve(twin: Encoder, copies: Mapping[str, Tensor]) -> None:
     """Let it compute in bf16."""
     on_cpu = twin.device.type == "cpu"
+    names = {tensor: name for name, tensor in twin.named_parameters()}
     for module in (*twin.blocks.modules(), *twin.head.modules()):
         if not (on_cpu and isinstance(module, nn.LayerNorm)):
             for tensor in module.parameters(recurse=False):
-                tensor.data = tensor.data.bfloat16()
+                tensor.data = _half(tensor, copies.get(names[tensor]), len(tensor))
     token = twin.embeddings.token
     if isinstance(twin.head, Head):
-        matrix, learns = token.weight.detach().bfloat16(), token.weight.requires_grad
-        if not on_cpu:
-            matrix = F.pad(matrix, (0, 0, 0, -len(matrix) % EVEN))
-        twin.output = nn.Parameter(matrix, requires_grad=learns)
+        matrix = _half(token.weight, copies.get(TOKEN), _even(token.weight))
+        twin.output = nn.Parameter(matrix, requires_grad=token.weight.requires_grad)
     # A gradient of the rows that were looked up, not of a vocabulary of zeros around them.
     token.sparse = on_cpu
+
+
+def _half(tensor: Tensor, copy: Tensor | None, rows: int) -> Tensor:
+    """Its copy in bf16, or a new one, with so many rows: zeros behind its own."""
+    shape = rows, *tensor.shape[1:]
+    if copy is not None:
+        return copy[: math.prod(shape)].view(shape)
+    half = tensor.new_zeros(shape, dtype=torch.bfloat16)
+    half[: len(tensor)] = tensor.detach()
+    return half
+
+
+def _even(token_VE: Tensor) -> int:
+    """Rows of the output matrix."""
+    count = len(token_VE)
+    return count if token_VE.device.type == "cpu" else math.ceil(count / EVEN) * EVEN
+
+
+def rooms(model: Encoder) -> dict[str, int]:
+    """Elements of a copy, by name, where these are more than the parameter's own."""
+    token_VE = model.embeddings.token.weight
+    return {TOKEN: _even(token_VE) * token_VE.shape[1]}
