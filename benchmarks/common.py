@@ -25,7 +25,6 @@ from mslt.run import machine
 
 LR = 1e-4
 STEPS = 1000  # of the plan, whose stages are weighed by theirs
-ADAMW = OptimizerConfig(name="adamw")
 SLOWER = 1.5  # times the best of the rivals, in two blocks: such a variant is left out of the rest
 WARM_UP = 4  # steps before a GPU is timed: it records what it then repeats in the third
 HOPELESS = 3.0  # times as long for one layer in one precision as in the other: it is not asked
@@ -149,6 +148,7 @@ class Setting:
             "device": self.device,
             "precision": self.job.precision,
             "compile": self.job.settings(0).compile,
+            "optimizer": self.job.config.optimizer.name,
             "blocks": self.blocks,
             "clock": _clocks[-1].__name__,
             **machine(),
@@ -162,6 +162,7 @@ def options(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda or cuda:N")
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto")
     parser.add_argument("--compile", choices=["auto", "on", "off"], default="auto", help="ours")
+    parser.add_argument("--optimizer", choices=["adamw", "lamb"], default="adamw", help="ours")
     parser.add_argument("--batch", type=int, help="sequences per step instead of the shape's")
     parser.add_argument("--length", type=int, help="tokens per sequence instead of the shape's")
     parser.add_argument("--blocks", type=int, default=5, help="blocks per variant (default 5)")
@@ -201,7 +202,7 @@ def setting(
         "compile": given.compile,
         "model": shape.model if made_up else replace(shape.model, vocab_size=0),
         "plan": replace(plan, seq_len=given.length or shape.length),
-        "optimizer": ADAMW,
+        "optimizer": OptimizerConfig(name=given.optimizer),
         **config,
     }
     run = Config(**config)

@@ -30,7 +30,7 @@ from mslt.config import PlanConfig
 KINDS = {
     "attention": "flash|fmha|attention|sdpa|dot_do_o|convert_dq|cudnn",
     "products": "gemm|nvjet|cutlass|cublas|splitK",
-    "optimizer": "adam|multi_tensor|foreach",
+    "optimizer": "adam|lerp|addcmul|normtwo|multi_tensor|foreach",
     "fused": "triton",
     "copies": "memcpy|memset|copy",
     "other": "",

@@ -16,7 +16,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 import torch.nn.functional as F
-from common import ADAMW, Setting, Variant, finish, options, setting, take_turns
+from common import Setting, Variant, finish, options, setting, take_turns
 from torch import Tensor, nn
 
 from mslt.analysis.formats import aligned
@@ -110,8 +110,8 @@ def updates(setting: Setting) -> Iterator[tuple[str, Ways]]:
     yield (
         "update",
         {
-            "ours, LAMB": ours(replace(ADAMW, name="lamb")),
-            "ours, AdamW": ours(ADAMW),
+            "ours, LAMB": ours(OptimizerConfig(name="lamb")),
+            "ours, AdamW": ours(OptimizerConfig(name="adamw")),
             "torch, AdamW fused": theirs(fused=True),
             "torch, AdamW foreach": theirs(foreach=True),
         },

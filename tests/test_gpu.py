@@ -79,12 +79,14 @@ def test_training_is_that_of_a_cpu(wide, random_batch, compiled, below, name):
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-@pytest.mark.parametrize("kind", ["exact", "bf16", "fp8"])
-def test_training_in_bf16_is_near_that_in_fp32(wide, random_batch, compiled, kind):
+@pytest.mark.parametrize(("kind", "below"), [("exact", 0), ("exact", 2), ("bf16", 2), ("fp8", 2)])
+@pytest.mark.parametrize("name", ["adamw", "lamb"])
+def test_training_in_bf16_is_near_that_in_fp32(wide, random_batch, compiled, kind, below, name):
     torch._dynamo.reset()
-    expected, _ = trained(wide, SETTINGS, 2, "cpu", random_batch)
-    how = replace(SETTINGS, precision="bf16", compile=compiled, prefix=kind, prefix_batch=16)
-    found, _ = trained(wide, how, 2, GPU, random_batch)
+    plain = replace(SETTINGS, optimizer=OptimizerConfig(name))
+    expected, _ = trained(wide, plain, below, "cpu", random_batch)
+    how = replace(plain, precision="bf16", compile=compiled, prefix=kind, prefix_batch=16)
+    found, _ = trained(wide, how, below, GPU, random_batch)
     assert found == pytest.approx(expected, rel=0.05)
 
 

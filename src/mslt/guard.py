@@ -109,10 +109,11 @@ def _spike(numbers: tuple[float, float], recent: Sequence[tuple[float, float]]) 
     """What is far above its median over the recent steps; nothing where nothing is."""
     if len(recent) < FEWEST:
         return ""
-    middles = [median(column) for column in zip(*recent)]
     for i, (name, least) in enumerate((("the loss", LEAST_LOSS), ("grad_norm", LEAST_NORM))):
-        sigma = _SIGMA * median(abs(row[i] - middles[i]) for row in recent)
-        if numbers[i] - middles[i] > max(SIGMAS * sigma, least):
-            now, usual = (math.exp(x) if i else x for x in (numbers[i], middles[i]))
+        middle = median(row[i] for row in recent)
+        above = numbers[i] - middle
+        # A GPU waits for the answer, which as a rule takes no second median.
+        if above > least and above > SIGMAS * _SIGMA * median(abs(r[i] - middle) for r in recent):
+            now, usual = (math.exp(x) if i else x for x in (numbers[i], middle))
             return f"{name} is {now:.4g}, a spike above the usual {usual:.4g}"
     return ""

@@ -55,6 +55,17 @@ class _Group:
     updates: int
 
 
+class _Rows(NamedTuple):
+    """Rows of the buffers [R, C], and which tensor each is of [R]."""
+
+    tensor: Tensor
+    grads: Tensor
+    mean: Tensor
+    square: Tensor
+    weights: Tensor
+    copies: Tensor | None
+
+
 def decays(name: str) -> bool:
     """Whether weight decay and LAMB's trust ratio apply: not to biases, nor to LayerNorm."""
     return not (name.endswith("bias") or ".norm." in name)
@@ -183,12 +194,10 @@ class Optimizer:
                 self._groups_T.append(self._group_of[name])
                 adapted.append(decays(name))
         device = self.weights.device
-        self._tensor_R = torch.from_numpy(tensor_R).to(device)
         self._adapted_T = torch.tensor(adapted, device=device)
-        self._buffers = [
-            None if buffer is None else buffer.view(count, row)
-            for buffer in (self.grads, self.mean, self.square, self.weights, self._copies)
-        ]
+        buffers = self.grads, self.mean, self.square, self.weights, self._copies
+        rows = (None if x is None else x.view(count, row) for x in buffers)
+        self._rows = _Rows._make([torch.from_numpy(tensor_R).to(device), *rows])
 
     def spans(self) -> dict[str, slice]:
         """Where each parameter lies in the buffers, by name, first to last."""
@@ -277,27 +286,28 @@ class Optimizer:
 
     def _take(self, numbers_T4: Tensor, scale: Tensor) -> None:
         """Take the step of all tensors at once."""
-        rate_R1, *numbers = numbers_T4[self._tensor_R].split(1, 1)
-        *adam, copies = self._buffers
+        given = self._any_number(numbers_T4), scale, self.config
         if self.config.name == "adamw":
-            for part in self._chunks(copies, rate_R1, *adam, *numbers):
-                self._adamw(*part, scale, self.config)
+            for rows in self._chunks():
+                self._adamw(rows, *given)
             return
-        norms = [self._direct(*part, scale, self.config) for part in self._chunks(*adam, *numbers)]
-        rate_T1 = numbers_T4[:, :1] * self._ratios(torch.cat(norms))[:, None]
-        step, *_, weights = adam
-        for part in self._chunks(weights, copies, rate_T1[self._tensor_R], step):
-            self._move(*part)
+        norms = [self._direct(rows, *given) for rows in self._chunks()]
+        rate_T1 = self._any_number(numbers_T4[:, :1] * self._ratios(torch.cat(norms))[:, None])
+        for rows in self._chunks():
+            self._move(rows, rows.grads, rate_T1)
 
-    def _chunks(self, *of_rows: Tensor | None) -> Iterator[list[Any]]:
-        """The rows of each that are dealt with at once."""
-        row = len(self.weights) // len(self._tensor_R)
-        for rows in self._parts(slice(0, len(self._tensor_R)), self._chunk // row):
-            parts = [None if x is None else x[rows] for x in of_rows]
-            for part in parts if self._compiles else ():
-                if part is not None:  # one function for the buffers of all stages
-                    torch._dynamo.maybe_mark_dynamic(part, 0)
-            yield parts
+    def _chunks(self) -> Iterator["_Rows"]:
+        """The rows that are dealt with at once."""
+        whole = self._rows
+        count, row = whole.weights.shape
+        for part in self._parts(slice(0, count), self._chunk // row):
+            yield _Rows._make(None if x is None else self._any_number(x[part]) for x in whole)
+
+    def _any_number(self, x: Tensor) -> Tensor:
+        """Let a compiler make one function for all numbers of rows: for all stages."""
+        if self._compiles:
+            torch._dynamo.maybe_mark_dynamic(x, 0)
+        return x
 
     @staticmethod
     def _parts(span: slice, size: int) -> Iterator[slice]:
@@ -324,53 +334,38 @@ class Optimizer:
         }
 
 
-def _directed(
-    grads_RC: Tensor,
-    mean_RC: Tensor,
-    square_RC: Tensor,
-    weights_RC: Tensor,
-    decay_R1: Tensor,
-    mean_bias_R1: Tensor,
-    square_bias_R1: Tensor,
-    scale: Tensor,
-    config: OptimizerConfig,
-) -> Tensor:
+def _directed(rows: _Rows, numbers_T4: Tensor, scale: Tensor, config: OptimizerConfig) -> Tensor:
     """Adam's direction [R, C]; moves the moments.
 
     Args:
-        grads_RC: gradients.
-        mean_RC: first moments.
-        square_RC: second moments.
-        weights_RC: what decays.
-        decay_R1: of the weights.
-        mean_bias_R1: what the first moments lack, being young.
-        square_bias_R1: what the second ones lack.
+        rows: of the buffers.
+        numbers_T4: of each tensor the learning rate, the weights' decay, and what the first and
+            the second moments lack, being young.
         scale: by which gradients are clipped.
         config: the constants.
     """
-    clipped_RC = grads_RC * scale
-    mean_RC.lerp_(clipped_RC, 1 - config.beta1)
-    square_RC.mul_(config.beta2).addcmul_(clipped_RC, clipped_RC, value=1 - config.beta2)
-    root_RC = (square_RC / square_bias_R1).sqrt_().add_(config.eps).mul_(mean_bias_R1)
-    return torch.div(mean_RC, root_RC).addcmul_(weights_RC, decay_R1)
+    _, decay_R1, mean_bias_R1, square_bias_R1 = numbers_T4[rows.tensor].split(1, 1)
+    clipped_RC = rows.grads * scale
+    rows.mean.lerp_(clipped_RC, 1 - config.beta1)
+    rows.square.mul_(config.beta2).addcmul_(clipped_RC, clipped_RC, value=1 - config.beta2)
+    root_RC = (rows.square / square_bias_R1).sqrt_().add_(config.eps).mul_(mean_bias_R1)
+    return torch.div(rows.mean, root_RC).addcmul_(rows.weights, decay_R1)
 
 
-def _adamw(copies_RC: Tensor | None, rate_R1: Tensor, *adam: Any) -> None:
-    """Take a step; `adam` is what `_directed` takes."""
-    _move(adam[3], copies_RC, rate_R1, _directed(*adam))
+def _adamw(rows: _Rows, numbers_T4: Tensor, scale: Tensor, config: OptimizerConfig) -> None:
+    """Take a step."""
+    _move(rows, _directed(rows, numbers_T4, scale, config), numbers_T4[:, :1])
 
 
-def _direct(*adam: Any) -> Tensor:
-    """Put the direction in the gradients' place; norms of the rows of weights and directions."""
-    direction_RC = _directed(*adam)
-    adam[0].copy_(direction_RC)
-    return torch.stack([x.square().sum(1).sqrt() for x in (adam[3], direction_RC)], 1)
+def _direct(rows: _Rows, numbers_T4: Tensor, scale: Tensor, config: OptimizerConfig) -> Tensor:
+    """Put the direction in the gradients' place; norms [R, 2] of the rows of weights and of it."""
+    direction_RC = _directed(rows, numbers_T4, scale, config)
+    rows.grads.copy_(direction_RC)
+    return torch.stack([x.square().sum(1).sqrt() for x in (rows.weights, direction_RC)], 1)
 
 
-def _move(
-    weights_RC: Tensor, copies_RC: Tensor | None, rate_R1: Tensor, direction_RC: Tensor
-) -> None:
-    """Take a step, and keep the copies alike."""
-    weights_RC.addcmul_(direction_RC, rate_R1, value=-1)
-    if copies_RC is not None:
-        copies_RC.copy_(weights_RC)
+def _move(rows: _Rows, direction_RC: Tensor, rate_T1: Tensor) -> None:
+    """Go there, as far as each tensor's rate says, and let the copies follow."""
+    rows.weights.addcmul_(direction_RC, rate_T1[rows.tensor], value=-1)
+    if rows.copies is not None:
+        rows.copies.copy_(rows.weights)

@@ -383,9 +383,14 @@ def _compile(model: Encoder, prefix: Prefix) -> None:
     without gradients, for all rows and for those needed, and keeps them on disk for the next run. A
     layer that it cannot compile runs as it is.
     """
+    from torch._inductor import config as inductor  # takes a second
+
     torch._dynamo.config.suppress_errors = True
     # As many as there are kinds of batch and layer: beyond them all would run as it is, unsaid.
     torch._dynamo.config.recompile_limit = 64
+    # Rows that one block of a GPU adds up in a LayerNorm's backward pass. Of 131,072 and more torch
+    # would take 64, two at a time, for which registers do not suffice: 2.5 ms a kernel, not 0.3.
+    inductor.triton.mix_order_reduction_split_size = 16
     model.embeddings.compile(dynamic=False)
     model.head.slopes.compile(dynamic=False)
     for block in model.blocks[model.config.blocks(prefix.layers) :]:
