@@ -15,7 +15,8 @@ too. The last line is one JSON object, of the first of the modes; the others are
 Peak memory is that of a process that trains the stage and nothing else; on a GPU, what a trainer of
 the stage and a step allocate, before it is recorded, after which its graphs keep about as much.
 There, where timing a phase means to wait for the device, phases are timed in a block of their own,
-of steps that are not repeated from records, so that they add up to more than a step takes.
+of steps that are not repeated from records, so that they add up to more than a step takes; only
+updates are timed as they are, many in a row.
 """
 
 import argparse
@@ -36,6 +37,7 @@ from mslt.cost import FREE, speedup, step_cost
 from mslt.plan import Stage
 
 PREFIX_SPEED = {"exact": 1.0, "fast": 2.0, CACHED: FREE}  # what the cost model takes for granted
+UPDATES = 20  # that a GPU does in a row, so that it waits for nobody
 MOST = 0.03  # share of a step that data, logging and optimizer are to stay below
 
 
@@ -69,6 +71,10 @@ class Measured:
                 steps.watching = True
             again = [Variant(f"phases of {way}", steps) for way, steps in self.steps.items()]
             take_turns(again, 1, first.steps, first.device)
+            updates = {way: Variant(f"updates of {way}", s.update) for way, s in self.steps.items()}
+            take_turns([*updates.values()], 1, UPDATES, first.device)
+            for way, variant in updates.items():
+                self.steps[way].update_seconds = variant.median
 
     def stage(self, stage: Stage, mode: str) -> dict[str, Any]:
         """What is known of a stage's steps in a mode."""

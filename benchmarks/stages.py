@@ -96,6 +96,7 @@ class Steps:
         self.setting = setting
         self.cached = way.mode == CACHED
         self.watching = not setting.device.startswith("cuda")
+        self.update_seconds: float | None = None  # where they were timed apart
         self._first_visits: list[float] = []
         self._watched: dict[int, dict[str, float]] = {}
         self._made: dict[int, Batch] = {}  # the next one, made in the step before
@@ -112,6 +113,10 @@ class Steps:
         """Give the memory of a GPU that it does not hold on to back, for others' turns."""
         if self.setting.device.startswith("cuda"):
             torch.cuda.empty_cache()
+
+    def update(self, _: int) -> None:
+        """Update what learns, by no way, along whatever gradients are there."""
+        self.built.trainer.optimizer.update(lr=0.0)
 
     def _visit(self, step: int) -> float:
         start = self._now()
@@ -147,9 +152,12 @@ class Steps:
     def phases(self) -> dict[str, float]:
         """Median seconds of each phase, but for the first step's; 0 where there is none."""
         later = list(self._watched.values())[1:]
-        return {
+        found = {
             name: statistics.median(seconds.get(name, 0.0) for seconds in later) for name in PHASES
         }
+        if self.update_seconds is not None:
+            found["optimizer"] = self.update_seconds
+        return found
 
 
 def _accept(values: dict[str, float]) -> bool:
