@@ -23,6 +23,7 @@ from mslt.job import Job
 from mslt.plan import Stage
 from mslt.run import machine
 
+ADAMW = OptimizerConfig(name="adamw")
 LR = 1e-4
 STEPS = 1000  # of the plan, whose stages are weighed by theirs
 SLOWER = 1.5  # times the best of the rivals, in two blocks: such a variant is left out of the rest
@@ -162,7 +163,6 @@ def options(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda or cuda:N")
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto")
     parser.add_argument("--compile", choices=["auto", "on", "off"], default="auto", help="ours")
-    parser.add_argument("--optimizer", choices=["adamw", "lamb"], default="adamw", help="ours")
     parser.add_argument("--batch", type=int, help="sequences per step instead of the shape's")
     parser.add_argument("--length", type=int, help="tokens per sequence instead of the shape's")
     parser.add_argument("--blocks", type=int, default=5, help="blocks per variant (default 5)")
@@ -202,7 +202,7 @@ def setting(
         "compile": given.compile,
         "model": shape.model if made_up else replace(shape.model, vocab_size=0),
         "plan": replace(plan, seq_len=given.length or shape.length),
-        "optimizer": OptimizerConfig(name=given.optimizer),
+        "optimizer": ADAMW,
         **config,
     }
     run = Config(**config)

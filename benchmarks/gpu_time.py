@@ -4,8 +4,9 @@
 
 Some steps of the whole model and of every stage of MSLT with 4 stages are traced. For each: the
 milliseconds of a step, how long the GPU computes nothing in it, and the rest by kinds of kernels:
-matrix products, attention, what the compiler has made of everything between them, the optimizer,
-copies. Then the kernels that take longest. The last line is one JSON object.
+matrix products, attention, what the compiler has made of everything between them, the optimizer
+with what brings gradients to it, copies. Then the kernels that take longest. The last line is one
+JSON object.
 """
 
 import gc
@@ -24,7 +25,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from mslt.analysis.formats import aligned
-from mslt.config import PlanConfig
+from mslt.config import OptimizerConfig, PlanConfig
 
 # Of each kernel's name the first that is found in it; in the order in which they are tried.
 KINDS = {
@@ -92,6 +93,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Trace, and print the tables and the JSON line."""
     parser = options(__doc__.splitlines()[0])
     parser.add_argument("--mode", nargs="+", choices=["exact", "fast"], default=["exact"])
+    parser.add_argument("--optimizer", choices=["adamw", "lamb"], default="adamw")
     parser.set_defaults(device="cuda", steps=5)
     given = parser.parse_args(arguments)
     if not given.device.startswith("cuda"):
@@ -99,7 +101,8 @@ def main(arguments: list[str] | None = None) -> None:
     result = {}
     with TemporaryDirectory() as folder:
         plan = PlanConfig("mslt")
-        settings = {m: setting(given, plan, Path(folder), prefix=m) for m in given.mode}
+        how = {"optimizer": OptimizerConfig(given.optimizer)}
+        settings = {m: setting(given, plan, Path(folder), prefix=m, **how) for m in given.mode}
         head = ["ms per step", "all", "idle", *KINDS, "kernels"]
         table = [head]
         for way, row in rows(settings, given.steps):

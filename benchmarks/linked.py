@@ -19,10 +19,10 @@ from queue import Queue
 from threading import Thread
 
 import link
-from common import LR
+from common import ADAMW, LR
 from data import facts, made_up_split
 
-from mslt.config import InstanceConfig, ModelConfig, OptimizerConfig
+from mslt.config import InstanceConfig, ModelConfig
 from mslt.data.instances import Batch, Instances
 from mslt.data.masking import prediction_slots
 from mslt.growth import freeze
@@ -122,7 +122,7 @@ class Steps:
         model = Encoder(shape.model, way.depth)
         freeze(model, way.learns_from)
         settings = Settings(
-            optimizer=OptimizerConfig(name="adamw"),
+            optimizer=ADAMW,
             precision="fp32",
             micro_batch=shape.sequences,
             pair=True,

@@ -10,7 +10,8 @@ plan's steps, give the ratio; beside it stands what the cost model predicts from
 that suit the machine, predicted at twice the speed; cached, not at all but at a batch's first visit
 in a stage, which no block counts. First, losses and gradients of every stage must be those of the
 plain reference, or there is no ratio. `--against hf` lets Hugging Face's whole model take its turns
-too. The last line is one JSON object, of the first of the modes; the others are in it under "also".
+too, always with AdamW. The last line is one JSON object, of the first of the modes; the others are
+in it under "also".
 
 Peak memory is that of a process that trains the stage and nothing else; on a GPU, what a trainer of
 the stage and a step allocate, before it is recorded, after which its graphs keep about as much.
@@ -32,7 +33,7 @@ from reference import EAGER, best, parity, refuse_without, rivals
 from stages import CACHED, PHASES, Logging, Steps, Way, ways
 
 from mslt.analysis.formats import aligned
-from mslt.config import InstanceConfig, PlanConfig
+from mslt.config import InstanceConfig, OptimizerConfig, PlanConfig
 from mslt.cost import FREE, speedup, step_cost
 from mslt.plan import Stage
 
@@ -136,13 +137,15 @@ def one_step(given: argparse.Namespace, scratch: Path, way: Way) -> Callable[[],
 def in_mode(given: argparse.Namespace, scratch: Path, mode: str) -> Setting:
     """The options' setting in one of the modes."""
     plan = PlanConfig(given.plan, k=given.k, retrain=given.retrain)
+    optimizer = OptimizerConfig(given.optimizer)
     if mode != CACHED:
-        return setting(given, plan, scratch, prefix=mode)
+        return setting(given, plan, scratch, prefix=mode, optimizer=optimizer)
     if given.store:
         raise ValueError(
             "--mode cached makes up its text, which comes again soon: leave --store out"
         )
-    return setting(given, plan, scratch, prefix="fast", instances=InstanceConfig(dupe_factor=1))
+    once = InstanceConfig(dupe_factor=1)
+    return setting(given, plan, scratch, prefix="fast", instances=once, optimizer=optimizer)
 
 
 def table(result: dict[str, Any]) -> str:
@@ -244,6 +247,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Read the options and measure."""
     parser = options(__doc__.splitlines()[0])
     parser.add_argument("--plan", choices=["mslt", "stacking", "whole"], default="mslt")
+    parser.add_argument("--optimizer", choices=["adamw", "lamb"], default="adamw", help="ours")
     parser.add_argument("--k", type=int, help="stages in which the model grows")
     parser.add_argument("--retrain", type=float, help="share of the steps that retrain the whole")
     parser.add_argument("--mode", nargs="+", choices=list(PREFIX_SPEED), default=["exact"])

@@ -16,7 +16,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 import torch.nn.functional as F
-from common import Setting, Variant, finish, options, setting, take_turns
+from common import ADAMW, Setting, Variant, finish, options, setting, take_turns
 from torch import Tensor, nn
 
 from mslt.analysis.formats import aligned
@@ -93,7 +93,9 @@ def updates(setting: Setting) -> Iterator[tuple[str, Ways]]:
         return dict(model.named_parameters())
 
     def ours(config: OptimizerConfig) -> Callable[[int], object]:
-        optimizer = Optimizer(fresh(), config)
+        how = setting.job.settings(0)
+        copies = how.precision == "bf16"
+        optimizer = Optimizer(fresh(), config, copies=copies, compile=how.compile)
         optimizer.grads.fill_(1e-3)
         return lambda _: optimizer.update(1e-4)
 
@@ -110,8 +112,8 @@ def updates(setting: Setting) -> Iterator[tuple[str, Ways]]:
     yield (
         "update",
         {
-            "ours, LAMB": ours(OptimizerConfig(name="lamb")),
-            "ours, AdamW": ours(OptimizerConfig(name="adamw")),
+            "ours, LAMB": ours(replace(ADAMW, name="lamb")),
+            "ours, AdamW": ours(ADAMW),
             "torch, AdamW fused": theirs(fused=True),
             "torch, AdamW foreach": theirs(foreach=True),
         },

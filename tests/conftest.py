@@ -25,6 +25,14 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
 
 
+@pytest.fixture
+def float64() -> Iterator[None]:
+    """What new tensors are of."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
 def text(documents: int, seed: int = 0) -> str:
     """Documents of a few paragraphs in a made-up language of 40 words."""
     draw = random.Random(seed)

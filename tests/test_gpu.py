@@ -14,11 +14,12 @@ from torch import nn
 from mslt.config import ModelConfig, OptimizerConfig
 from mslt.data.instances import Batch
 from mslt.dropout import hashed
+from mslt.graphs import Graphs
 from mslt.growth import freeze
 from mslt.masked_loss import Slopes, masked_token_loss
 from mslt.model import Encoder
 from mslt.objective import Inputs
-from mslt.optim import Optimizer
+from mslt.optim import Moment, Optimizer
 from mslt.prefix import Prefix, pick_kind
 from mslt.trainer import Settings, Trainer
 from mslt.world import World
@@ -214,6 +215,27 @@ def test_a_recorded_trainer_goes_on_after_a_refused_step_and_an_evaluation(wide,
             found.append(trainer.evaluate([random_batch(99)])["mlm_loss"])
     assert found[8:] == pytest.approx(found[:8], rel=1e-3)
     assert found[5] == found[4]
+
+
+@pytest.mark.parametrize("name", ["adamw", "lamb"])
+def test_a_recorded_update_goes_by_each_step_s_rate_and_each_moment_s_age(wide, name):
+    torch._dynamo.reset()
+    graphs, config, found = Graphs(), OptimizerConfig(name), []
+    for device in ("cpu", GPU):
+        parameters = dict(model_of(wide, 0, device).named_parameters())
+        moments = {
+            key: Moment(torch.full_like(p, 1e-3), torch.full_like(p, 1e-2), updates)
+            for updates, (key, p) in zip((3, 3, 20), parameters.items())
+        }
+        more = {} if device == "cpu" else {"record": partial(graphs, "update"), "compile": True}
+        optimizer = Optimizer(parameters, config, moments, **more)
+        for step in range(6):
+            generator = torch.Generator().manual_seed(step)
+            for p in parameters.values():
+                p.grad.copy_(torch.randn(p.shape, generator=generator))
+            optimizer.update(1e-2 / (1 + step))
+        found.append(torch.cat([p.detach().cpu().flatten() for p in parameters.values()]))
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("clip_norm", [0.0, 1e-3, 1e6])

@@ -27,7 +27,7 @@ ROWS = (
     ("initial", "dropout", "norm", "machine", "world", "forecast", "status", "screen"),
     ("trackers", "watching"),
     ("attention", "linear", "graphs", "devices", "kernels"),
-    ("masked_loss", "fused"),
+    ("masked_loss", "fused", "update"),
     ("model", "optim"),
     ("growth", "objective", "checkpoint", "weights"),
     ("packed", "layers"),

@@ -1,85 +1,34 @@
-"""LAMB and AdamW against independent implementations, and moments by name.
+"""What an optimizer keeps: gradients, copies, moments by name, and steps yet to be taken."""
 
-In float64, where only the order of operations is left to differ: a relative 1e-12 is some thousand
-roundings, and a wrong formula is off by far more.
-"""
-
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-import pytorch_optimizer
 import torch
+from made_up_updates import (
+    BOTH,
+    CLIPPED,
+    CLOSE,
+    LAMB,
+    Parameters,
+    assert_close,
+    gradients,
+    lr,
+    parameters_of,
+    train,
+    values,
+)
 from torch import Tensor, nn
 
-from mslt.config import OptimizerConfig
 from mslt.model import Encoder
 from mslt.optim import Moment, Moments, Optimizer, decays
 
-CLOSE = {"rtol": 1e-12, "atol": 1e-15}
-CLIPPED = {"rtol": 1e-7, "atol": 1e-8}  # AdamW's kernel takes the factor in fp32
-LAMB = OptimizerConfig("lamb", weight_decay=0.1, clip_norm=0.0)
-ADAMW = OptimizerConfig("adamw", weight_decay=0.1, clip_norm=0.0)
-BOTH = pytest.mark.parametrize("config", [LAMB, ADAMW], ids=lambda config: config.name)
-
-Parameters = dict[str, nn.Parameter]
-
-
-@pytest.fixture(autouse=True)
-def _float64() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 @pytest.fixture
 def encoder(tiny) -> Callable[[], Parameters]:
-    """The named parameters of a two-layer model, biases filled as well; the same at each call."""
-
-    def parameters() -> Parameters:
-        model = Encoder(tiny, 2, seed=1)
-        generator = torch.Generator().manual_seed(1)
-        for parameter in model.parameters():
-            parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
-        return dict(model.named_parameters())
-
-    return parameters
-
-
-def gradients(parameters: Parameters, step: int) -> dict[str, Tensor]:
-    """Made-up gradients of very different sizes."""
-    generator = torch.Generator().manual_seed(step)
-    return {
-        name: torch.randn(p.shape, generator=generator) * 10.0 ** (i % 7 - 4)
-        for i, (name, p) in enumerate(parameters.items())
-    }
-
-
-def lr(step: int) -> float:
-    return 0.01 / (1 + step % 3)
-
-
-def train(
-    parameters: Parameters, config: OptimizerConfig, steps: range, moments: Moments | None = None
-) -> Optimizer:
-    """Some updates along the made-up gradients."""
-    optimizer = Optimizer(parameters, config, moments)
-    for step in steps:
-        for name, gradient in gradients(parameters, step).items():
-            parameters[name].grad.copy_(gradient)
-        optimizer.update(lr(step))
-    return optimizer
-
-
-def assert_close(
-    parameters: Parameters, expected: dict[str, Tensor], bounds: dict[str, float] = CLOSE
-) -> None:
-    for name, tensor in expected.items():
-        torch.testing.assert_close(parameters[name].data, tensor.data, **bounds, msg=name)
-
-
-def values(parameters: Parameters) -> dict[str, Tensor]:
-    return {name: p.detach().clone() for name, p in parameters.items()}
+    return lambda: parameters_of(tiny)
 
 
 # --- which tensors ------------------------------------------------------------------------------
@@ -100,148 +49,6 @@ def test_biases_and_layer_norms_are_left_out_of_decay_and_nothing_else(tiny):
         "head.pooler.weight",
         "head.pair.weight",
     }
-
-
-# --- AdamW --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("clip_norm", [0.0, 1.0, 1e6])
-def test_adamw_is_torchs_adamw_step_by_step(encoder, clip_norm):
-    """With decay groups, and clipping by torch.nn.utils.clip_grad_norm_."""
-    config = replace(ADAMW, clip_norm=clip_norm)
-    ours, theirs = encoder(), encoder()
-    groups = [
-        {"params": [p for n, p in theirs.items() if decays(n)], "weight_decay": 0.1},
-        {"params": [p for n, p in theirs.items() if not decays(n)], "weight_decay": 0.0},
-    ]
-    reference = torch.optim.AdamW(groups, betas=(config.beta1, config.beta2), eps=config.eps)
-    optimizer = Optimizer(ours, config)
-    for step in range(20):
-        for name, gradient in gradients(ours, step).items():
-            ours[name].grad.copy_(gradient)
-            theirs[name].grad = gradient.clone()
-        norm = nn.utils.clip_grad_norm_(theirs.values(), clip_norm or float("inf"))
-        for group in reference.param_groups:
-            group["lr"] = lr(step)
-        reference.step()
-        torch.testing.assert_close(optimizer.update(lr(step)), norm, **CLOSE)
-        assert_close(ours, theirs, CLIPPED if clip_norm == 1.0 else CLOSE)
-
-
-# --- LAMB ---------------------------------------------------------------------------------------
-
-
-class PlainLamb:
-    """Algorithm 2 of You et al. (2019) on one matrix, or Adam on a vector that is not adapted."""
-
-    def __init__(self, weight: Tensor, config: OptimizerConfig, adapted: bool) -> None:
-        self.x, self.config, self.adapted = weight, config, adapted
-        self.m = torch.zeros_like(weight)
-        self.v = torch.zeros_like(weight)
-        self.t = 0
-
-    def update(self, g: Tensor, lr: float) -> None:
-        beta1, beta2 = self.config.beta1, self.config.beta2
-        self.t += 1
-        self.m = beta1 * self.m + (1 - beta1) * g
-        self.v = beta2 * self.v + (1 - beta2) * g**2
-        m, v = self.m / (1 - beta1**self.t), self.v / (1 - beta2**self.t)
-        r = m / (v.sqrt() + self.config.eps)
-        ratio = 1.0
-        if self.adapted:
-            r = r + self.config.weight_decay * self.x
-            if self.x.norm() > 0 and r.norm() > 0:
-                ratio = self.x.norm() / r.norm()
-        self.x -= lr * ratio * r
-
-
-def plainly(parameters: Parameters, config: OptimizerConfig, steps: range) -> dict[str, Tensor]:
-    """What `train` should come to: query, key and value are three matrices."""
-    weights, rules = values(parameters), {}
-    for name, weight in weights.items():
-        parts = weight.chunk(3) if ".qkv." in name else [weight]
-        rules[name] = [PlainLamb(part, config, decays(name)) for part in parts]
-    for step in steps:
-        for name, gradient in gradients(parameters, step).items():
-            parts = gradient.chunk(len(rules[name]))
-            for rule, part in zip(rules[name], parts):
-                rule.update(part, lr(step))
-    return weights
-
-
-@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
-@pytest.mark.parametrize("steps", [1, 2, 20])
-def test_lamb_is_algorithm_2_tensor_by_tensor(encoder, weight_decay, steps):
-    config = replace(LAMB, weight_decay=weight_decay)
-    parameters = encoder()
-    expected = plainly(parameters, config, range(steps))
-    train(parameters, config, range(steps))
-    assert_close(parameters, expected)
-
-
-def test_lamb_is_that_of_pytorch_optimizer(encoder):
-    """Which never corrects the bias of the moments: the trust ratio cancels that where nothing is
-    decayed and eps is too small to matter. It caps ‖w‖ at 10, so these weights stay below.
-    """
-    config = replace(LAMB, weight_decay=0.0, eps=1e-30)
-    ours = {name: p for name, p in encoder().items() if decays(name)}
-    theirs = {
-        f"{name}/{i}": nn.Parameter(part.clone())
-        for name, p in ours.items()
-        for i, part in enumerate(p.detach().chunk(3 if ".qkv." in name else 1))
-    }
-    reference = pytorch_optimizer.Lamb(
-        theirs.values(), weight_decay=0.0, eps=1e-30, adam_debias=True
-    )
-    optimizer = Optimizer(ours, config)
-    for step in range(20):
-        for name, gradient in gradients(ours, step).items():
-            ours[name].grad.copy_(gradient)
-            for i, part in enumerate(gradient.chunk(3 if ".qkv." in name else 1)):
-                theirs[f"{name}/{i}"].grad = part.clone()
-        reference.param_groups[0]["lr"] = lr(step)
-        reference.step()
-        optimizer.update(lr(step))
-        for name, p in ours.items():
-            parts = [theirs[key].data for key in theirs if key.startswith(f"{name}/")]
-            torch.testing.assert_close(p.data, torch.cat(parts), **CLOSE, msg=name)
-            assert max(part.norm() for part in parts) < 10
-
-
-def test_lamb_moves_an_adapted_tensor_by_its_own_norm_times_the_rate(encoder):
-    parameters = {n: p for n, p in encoder().items() if decays(n) and ".qkv." not in n}
-    before = values(parameters)
-    train(parameters, LAMB, range(1))
-    for name, p in parameters.items():
-        moved = (p.detach() - before[name]).norm() / before[name].norm()
-        torch.testing.assert_close(moved, torch.tensor(lr(0)), rtol=1e-9, atol=0.0, msg=name)
-
-
-def test_the_trust_ratio_is_1_where_the_weights_are_zero():
-    zero = {"a.weight": nn.Parameter(torch.zeros(3, 4))}
-    adam = {"a.weight": nn.Parameter(torch.zeros(3, 4))}
-    train(zero, LAMB, range(1))
-    train(adam, ADAMW, range(1))
-    assert zero["a.weight"].detach().all()
-    torch.testing.assert_close(zero["a.weight"], adam["a.weight"])  # another kernel
-
-
-def test_where_there_is_no_update_nothing_moves_and_nothing_is_nan():
-    weights = {"a.weight": nn.Parameter(torch.ones(3, 4)), "b.weight": nn.Parameter(torch.ones(2))}
-    optimizer = Optimizer(weights, replace(LAMB, weight_decay=0.0))
-    weights["b.weight"].grad += 1.0
-    optimizer.update(0.1)
-    assert torch.equal(weights["a.weight"], torch.ones(3, 4))
-    assert torch.allclose(weights["b.weight"], torch.full((2,), 0.9))
-
-
-def test_without_decay_biases_and_layer_norms_are_still_not_adapted(encoder):
-    """Decay groups and adaptation are two things, though the same tensors have both."""
-    lamb, adamw = encoder(), encoder()
-    train(lamb, replace(LAMB, weight_decay=0.0), range(5))
-    train(adamw, replace(ADAMW, weight_decay=0.0), range(5))
-    for name in lamb:
-        assert decays(name) != torch.allclose(lamb[name], adamw[name], **CLOSE), name
 
 
 # --- gradients ----------------------------------------------------------------------------------
@@ -302,6 +109,66 @@ def test_the_given_values_are_not_changed_by_being_taken_over(encoder, config):
 def test_an_optimizer_of_nothing_is_refused():
     with pytest.raises(ValueError, match="no parameter learns"):
         Optimizer({}, LAMB)
+
+
+# --- copies, and steps that wait to be taken ----------------------------------------------------
+
+
+@BOTH
+def test_copies_follow_the_weights_and_the_room_behind_them_stays_empty(encoder, config):
+    parameters, token = encoder(), "embeddings.token.weight"
+    most = parameters[token].numel() + 1000
+    optimizer = Optimizer(parameters, config, copies=True, room={token: most})
+    for step in range(3):
+        for name, gradient in gradients(parameters, step).items():
+            parameters[name].grad.copy_(gradient)
+        optimizer.update(lr(step))
+        copies = optimizer.copies()
+        assert copies is not None
+        assert copies.keys() == parameters.keys()
+        for name, parameter in parameters.items():
+            mine, behind = copies[name].tensor_split([parameter.numel()])
+            assert torch.equal(mine, parameter.detach().flatten().bfloat16())
+            assert not behind.any()
+        assert len(copies[token]) >= most
+
+
+@BOTH
+def test_a_step_that_is_prepared_and_not_taken_leaves_no_trace(encoder, config):
+    plain, other = encoder(), encoder()
+    expected = train(plain, config, range(2))
+    optimizer = Optimizer(other, config)
+    for step in range(2):
+        for name, gradient in gradients(other, step).items():
+            other[name].grad.copy_(gradient)
+        optimizer.ready(1.0, optimizer.norm())
+        optimizer.update(lr(step))
+    assert all(torch.equal(plain[name], other[name]) for name in plain)
+    assert {m.updates for m in optimizer.moments().values()} == {2}
+    assert {m.updates for m in expected.moments().values()} == {2}
+
+
+def test_an_update_may_be_a_record_that_sees_nothing_but_what_it_is_given(encoder):
+    """As on a GPU: the rate, the bias corrections and the clipping change from step to step."""
+    kept: list[tuple[Callable[..., None], list[Tensor]]] = []
+
+    def record(work: Callable[..., None], given: list[Tensor]) -> None:
+        if not kept:
+            kept.append((work, [x.clone() for x in given]))
+        first, places = kept[0]
+        for place, x in zip(places, given):
+            place.copy_(x)
+        first(*places)
+
+    config = replace(LAMB, clip_norm=0.5)
+    plain, recorded = encoder(), encoder()
+    train(plain, config, range(4))
+    optimizer = Optimizer(recorded, config, record=record)
+    for step in range(4):
+        for name, gradient in gradients(recorded, step).items():
+            recorded[name].grad.copy_(gradient)
+        optimizer.update(lr(step))
+    assert all(torch.equal(plain[name], recorded[name]) for name in plain)
 
 
 # --- moments by name ----------------------------------------------------------------------------

@@ -93,3 +93,19 @@ def test_where_nothing_travels_all_gradients_are_added_at_once(tiny, random_batc
         seen.append(trainer.optimizer.grads.clone())
     torch.testing.assert_close(*seen)
     assert seen[0].any()
+
+
+@pytest.mark.parametrize("below", [0, 1])
+@pytest.mark.parametrize("name", ["adamw", "lamb"])
+def test_what_computes_in_bf16_follows_what_learns(tiny, random_batch, name, below):
+    """After steps that are taken, and one that is refused."""
+    model = Encoder(tiny, 2)
+    freeze(model, below)
+    how = replace(PLAIN, precision="bf16", optimizer=OptimizerConfig(name))
+    trainer = Trainer(model, how, {})
+    weights = dict(model.named_parameters())
+    for step in range(3):
+        trainer.step(step, random_batch(step), 1e-2, lambda _, step=step: step != 1)
+        for leaf_name, leaf in trainer.computing.named_parameters():
+            weight = weights["embeddings.token.weight" if leaf_name == "output" else leaf_name]
+            assert torch.equal(leaf, weight.to(leaf.dtype)), leaf_name

@@ -1,20 +1,16 @@
 """LAMB and AdamW over one flat buffer; moments kept by parameter name.
 
-AdamW and LAMB share their update: Adam's step plus decoupled weight decay (Loshchilov and Hutter
-2019). LAMB (You et al. 2019, algorithm 2) scales it, tensor by tensor, by the trust ratio
-‖w‖ / ‖update‖. All tensors that learn lie in one buffer, so that an update is a handful of
-operations whatever their number, and clipping needs one norm.
-
-The buffer is cut into rows, and each tensor begins one: what holds for an element, its rate, its
-decay and how young its moments are, is a number of its row.
+All tensors that learn lie in one buffer, so that an update is a handful of operations whatever
+their number, and clipping needs one norm. The buffer is cut into rows, and each tensor begins one:
+what holds for an element, its rate, its decay and how young its moments are, is known by its row.
 
 Shapes: R rows, C elements of a row, T tensors, as LAMB counts them.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +19,7 @@ from torch import Tensor, nn
 
 from mslt.config import OptimizerConfig
 from mslt.machine import to_device
+from mslt.update import Rows, adamw, direct, move
 
 
 class Moment(NamedTuple):
@@ -35,14 +32,13 @@ class Moment(NamedTuple):
 
 Moments = dict[str, Moment]
 
-# Elements that are updated at once where it is not compiled: on a CPU 2 MB in each of six buffers,
-# best of 0.1 to 4. A GPU takes more, so that its kernels fill it.
+# Elements that several passes update at once: on a CPU 2 MB in each of six buffers, best of 0.1 to
+# 16. A GPU takes more, so that its kernels fill it.
 CHUNK, GPU_CHUNK = 1 << 19, 1 << 26
 
 # Elements of a row, at most.
 ROW = 128
 
-Given = list[Tensor | None]
 Work = Callable[..., None]
 
 
@@ -55,30 +51,14 @@ class _Group:
     updates: int
 
 
-class _Rows(NamedTuple):
-    """Rows of the buffers [R, C], and which tensor each is of [R]."""
-
-    tensor: Tensor
-    grads: Tensor
-    mean: Tensor
-    square: Tensor
-    weights: Tensor
-    copies: Tensor | None
-
-
 def decays(name: str) -> bool:
     """Whether weight decay and LAMB's trust ratio apply: not to biases, nor to LayerNorm."""
     return not (name.endswith("bias") or ".norm." in name)
 
 
-def _matrices(name: str) -> int:
+def _matrices(name: str, config: OptimizerConfig) -> int:
     """How many tensors LAMB takes it for: by query, key and value we multiply at once."""
-    return 3 if ".qkv." in name and decays(name) else 1
-
-
-def at_once(work: Work, given: Given) -> None:
-    """Do work that is not recorded."""
-    work(*given)
+    return 3 if config.name == "lamb" and ".qkv." in name and decays(name) else 1
 
 
 class Optimizer:
@@ -91,10 +71,11 @@ class Optimizer:
         parameters: by name; fp32, on one device.
         config: which of the two, and its constants.
         moments: of an earlier stage or run, by name; parameters without any start from zero.
-        room: keep `copies` in bf16, with room for so many elements of a parameter where these are
-            more than it has; None for no copies.
-        compile: let torch.compile make one pass of an update, or two of LAMB's.
-        run: does work on tensors that it is given, or repeats a record of it.
+        copies: keep `copies` of the weights in bf16.
+        room: elements of a copy, by name, where these are more than the parameter has.
+        compile: let torch.compile make one pass of an update, or two of LAMB's. On a CPU, AdamW is
+            one of torch's own.
+        record: does work on tensors that it is given, and later repeats it on others.
 
     Raises:
         ValueError: nothing learns, or a moment has another shape than its parameter.
@@ -106,9 +87,10 @@ class Optimizer:
         config: OptimizerConfig,
         moments: Moments | None = None,
         *,
-        room: Mapping[str, int] | None = None,
+        copies: bool = False,
+        room: Mapping[str, int] = MappingProxyType({}),
         compile: bool = False,
-        run: Callable[[Work, Given], Any] = at_once,
+        record: Callable[[Work, list[Tensor]], Any] | None = None,
     ) -> None:
         if not parameters:
             raise ValueError("no parameter learns: there is nothing to optimise")
@@ -119,12 +101,13 @@ class Optimizer:
             return decays(name), moments[name].updates if name in moments else 0
 
         sizes = {name: parameters[name].numel() for name in sorted(parameters, key=order)}
-        row = math.gcd(ROW, *(size // 3 for name, size in sizes.items() if _matrices(name) == 3))
+        parts = {name: _matrices(name, config) for name in sizes}
+        row = math.gcd(ROW, *(size // 3 for name, size in sizes.items() if parts[name] == 3))
         self._spans: dict[str, tuple[slice, torch.Size]] = {}
         self._room: dict[str, slice] = {}
         start = 0
         for name, size in sizes.items():
-            most = math.ceil(max(size, (room or {}).get(name, 0)) / row) * row
+            most = math.ceil(max(size, room.get(name, 0)) / row) * row
             self._spans[name] = slice(start, start + size), parameters[name].shape
             self._room[name] = slice(start, start + most)
             start += most
@@ -138,20 +121,16 @@ class Optimizer:
             if name in moments:
                 self._recall(name, moments[name])
             self._join(name, *order(name))
-        self._copies = None if room is None else self.weights.bfloat16()
+        self._copies = self.weights.bfloat16() if copies else None
         self._cut(row)
-        self._run = run
-        self._chunk = CHUNK if device.type == "cpu" else GPU_CHUNK
-        # Without a compiler, torch's own kernel reads and writes all once.
-        self._fused = config.name == "adamw" and not compile
+        self._record = record
         self._compiles = compile
-        self._adamw: Work = _adamw
-        self._direct: Callable[..., Tensor] = _direct
-        self._move: Work = _move
-        if compile:
-            self._chunk = start
-            self._adamw, self._move = torch.compile(_adamw), torch.compile(_move)
-            self._direct = torch.compile(_direct)
+        on_gpu = device.type != "cpu"
+        # torch's own kernel reads and writes all once, but for the copies.
+        self._fused = config.name == "adamw" and not (compile and on_gpu)
+        self._chunk = (start if compile else GPU_CHUNK) if on_gpu else CHUNK
+        made: Callable[[Any], Any] = torch.compile if compile else lambda function: function
+        self._adamw, self._direct, self._move = map(made, (adamw, direct, move))
 
     def _adopt(self, name: str, parameter: nn.Parameter) -> None:
         """Move the parameter's data and gradient into the buffers."""
@@ -187,7 +166,7 @@ class Optimizer:
         adapted: list[bool] = []
         for name, (span, _) in self._spans.items():
             first, stop = span.start // row, math.ceil(span.stop / row)
-            each = (stop - first) // _matrices(name)
+            each = (stop - first) // _matrices(name, self.config)
             for start in range(first, stop, each):
                 tensor_R[start : start + each] = len(self._tensors)
                 self._tensors.append(slice(start, start + each))
@@ -197,14 +176,14 @@ class Optimizer:
         self._adapted_T = torch.tensor(adapted, device=device)
         buffers = self.grads, self.mean, self.square, self.weights, self._copies
         rows = (None if x is None else x.view(count, row) for x in buffers)
-        self._rows = _Rows._make([torch.from_numpy(tensor_R).to(device), *rows])
+        self._rows = Rows._make([torch.from_numpy(tensor_R).to(device), *rows])
 
     def spans(self) -> dict[str, slice]:
         """Where each parameter lies in the buffers, by name, first to last."""
         return {name: span for name, (span, _) in self._spans.items()}
 
     def copies(self) -> dict[str, Tensor] | None:
-        """The weights in bf16, which follow them, by name: flat, and zeros in the room behind."""
+        """All weights in bf16, which follow them, by name: flat, and zeros in the room behind."""
         if self._copies is None:
             return None
         return {name: self._copies[room] for name, room in self._room.items()}
@@ -233,86 +212,91 @@ class Optimizer:
 
     @torch.no_grad()
     def ready(self, lr: float, norm: Tensor) -> Callable[[], None]:
-        """Prepare a step, so that once it is decided on nothing has to wait: it is only called.
+        """A step along the gradients as they are now, yet to be taken, or to be forgotten.
 
         Args:
             lr: the learning rate.
             norm: that of the gradients, before clipping.
+
+        Returns:
+            What takes it, with as little as possible left to do, for which a GPU would wait.
         """
         scale = torch.ones_like(norm)
         if self.config.clip_norm:
             scale = (self.config.clip_norm / (norm + 1e-6)).clamp(max=1.0)
-        if self._fused:
-            return partial(self._count, partial(self._fuse, lr, scale))
-        numbers = torch.tensor([self._numbers(group, lr) for group in self._groups_T]).numpy()
-        given: Given = [to_device(numbers, str(self.weights.device)), scale]
-        return partial(self._count, partial(self._run, self._take, given))
+        given: list[Tensor] = []
+        if not self._fused:
+            numbers_T4 = torch.tensor([self._numbers(group, lr) for group in self._groups_T])
+            given = [to_device(numbers_T4.numpy(), str(self.weights.device)), scale]
+
+        @torch.no_grad()
+        def take() -> None:
+            for group in self._groups:
+                group.updates += 1
+            if self._fused:
+                self._fuse(lr, scale)
+            elif self._record:
+                self._record(self._take, given)
+            else:
+                self._take(*given)
+
+        return take
 
     def _numbers(self, group: _Group, lr: float) -> tuple[float, ...]:
-        """The learning rate, and what else a direction depends on: see `_directed`."""
+        """The learning rate of the next step, and what else its direction depends on."""
         betas, updates = (self.config.beta1, self.config.beta2), group.updates + 1
         return lr, group.decay, *(1 - beta**updates for beta in betas)
-
-    def _count(self, step: Callable[[], None]) -> None:
-        for group in self._groups:
-            group.updates += 1
-        with torch.no_grad():
-            step()
 
     def _fuse(self, lr: float, scale: Tensor) -> None:
         """AdamW by torch's kernel."""
         # A CPU can tell whether anything is to be clipped, and else spare to write gradients back.
         clips = scale.device.type != "cpu" or bool(scale < 1)
         for group in self._groups:
-            for part in self._parts(group.span, self._chunk):
-                torch._fused_adamw_(
-                    [self.weights[part]],
-                    [self.grads[part]],
-                    [self.mean[part]],
-                    [self.square[part]],
-                    [],
-                    [torch.full((), group.updates, dtype=torch.float32, device=scale.device)],
-                    lr=lr,
-                    beta1=self.config.beta1,
-                    beta2=self.config.beta2,
-                    weight_decay=group.decay,
-                    eps=self.config.eps,
-                    amsgrad=False,
-                    maximize=False,
-                    grad_scale=scale.reciprocal().float() if clips else None,
-                )
-                if self._copies is not None:
-                    self._copies[part] = self.weights[part]
+            span = group.span
+            torch._fused_adamw_(
+                [self.weights[span]],
+                [self.grads[span]],
+                [self.mean[span]],
+                [self.square[span]],
+                [],
+                [torch.full((), group.updates, dtype=torch.float32, device=scale.device)],
+                lr=lr,
+                beta1=self.config.beta1,
+                beta2=self.config.beta2,
+                weight_decay=group.decay,
+                eps=self.config.eps,
+                amsgrad=False,
+                maximize=False,
+                grad_scale=scale.reciprocal().float() if clips else None,
+            )
+            if self._copies is not None:
+                self._copies[span] = self.weights[span]
 
     def _take(self, numbers_T4: Tensor, scale: Tensor) -> None:
         """Take the step of all tensors at once."""
         given = self._any_number(numbers_T4), scale, self.config
+        count, row = self._rows.weights.shape
+        size = self._chunk // row
+        parts = [self._part(slice(i, i + size)) for i in range(0, count, size)]
         if self.config.name == "adamw":
-            for rows in self._chunks():
-                self._adamw(rows, *given)
+            for part in parts:
+                self._adamw(part, *given)
             return
-        norms = [self._direct(rows, *given) for rows in self._chunks()]
-        rate_T1 = self._any_number(numbers_T4[:, :1] * self._ratios(torch.cat(norms))[:, None])
-        for rows in self._chunks():
-            self._move(rows, rows.grads, rate_T1)
+        norms_R2 = torch.cat([self._direct(part, *given) for part in parts])
+        rate_T1 = numbers_T4[:, :1] * self._ratios(norms_R2)[:, None]
+        for part in parts:
+            self._move(part, part.grads, self._any_number(rate_T1))
 
-    def _chunks(self) -> Iterator["_Rows"]:
-        """The rows that are dealt with at once."""
-        whole = self._rows
-        count, row = whole.weights.shape
-        for part in self._parts(slice(0, count), self._chunk // row):
-            yield _Rows._make(None if x is None else self._any_number(x[part]) for x in whole)
+    def _part(self, rows: slice) -> Rows:
+        """Those that are dealt with at once."""
+        parts = (None if x is None else self._any_number(x[rows]) for x in self._rows)
+        return Rows._make(parts)
 
     def _any_number(self, x: Tensor) -> Tensor:
         """Let a compiler make one function for all numbers of rows: for all stages."""
         if self._compiles:
             torch._dynamo.maybe_mark_dynamic(x, 0)
         return x
-
-    @staticmethod
-    def _parts(span: slice, size: int) -> Iterator[slice]:
-        for start in range(span.start, span.stop, size):
-            yield slice(start, min(start + size, span.stop))
 
     def _ratios(self, norms_R2: Tensor) -> Tensor:
         """LAMB's trust ratios [T], by the norms of the rows of weights and steps."""
@@ -332,40 +316,3 @@ class Optimizer:
             )
             for name, (span, shape) in self._spans.items()
         }
-
-
-def _directed(rows: _Rows, numbers_T4: Tensor, scale: Tensor, config: OptimizerConfig) -> Tensor:
-    """Adam's direction [R, C]; moves the moments.
-
-    Args:
-        rows: of the buffers.
-        numbers_T4: of each tensor the learning rate, the weights' decay, and what the first and
-            the second moments lack, being young.
-        scale: by which gradients are clipped.
-        config: the constants.
-    """
-    _, decay_R1, mean_bias_R1, square_bias_R1 = numbers_T4[rows.tensor].split(1, 1)
-    clipped_RC = rows.grads * scale
-    rows.mean.lerp_(clipped_RC, 1 - config.beta1)
-    rows.square.mul_(config.beta2).addcmul_(clipped_RC, clipped_RC, value=1 - config.beta2)
-    root_RC = (rows.square / square_bias_R1).sqrt_().add_(config.eps).mul_(mean_bias_R1)
-    return torch.div(rows.mean, root_RC).addcmul_(rows.weights, decay_R1)
-
-
-def _adamw(rows: _Rows, numbers_T4: Tensor, scale: Tensor, config: OptimizerConfig) -> None:
-    """Take a step."""
-    _move(rows, _directed(rows, numbers_T4, scale, config), numbers_T4[:, :1])
-
-
-def _direct(rows: _Rows, numbers_T4: Tensor, scale: Tensor, config: OptimizerConfig) -> Tensor:
-    """Put the direction in the gradients' place; norms [R, 2] of the rows of weights and of it."""
-    direction_RC = _directed(rows, numbers_T4, scale, config)
-    rows.grads.copy_(direction_RC)
-    return torch.stack([x.square().sum(1).sqrt() for x in (rows.weights, direction_RC)], 1)
-
-
-def _move(rows: _Rows, direction_RC: Tensor, rate_T1: Tensor) -> None:
-    """Go there, as far as each tensor's rate says, and let the copies follow."""
-    rows.weights.addcmul_(direction_RC, rate_T1[rows.tensor], value=-1)
-    if rows.copies is not None:
-        rows.copies.copy_(rows.weights)

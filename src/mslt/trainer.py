@@ -19,11 +19,11 @@ from mslt.kernels import find
 from mslt.machine import Sent, keep_freed_memory, seed, to_device
 from mslt.model import Encoder, equip
 from mslt.objective import Inputs, Objective, pretraining, scores
-from mslt.optim import Moments, Optimizer, at_once
+from mslt.optim import Moments, Optimizer
 from mslt.phases import Phases
 from mslt.prefix import Kind, Prefix
 from mslt.reducer import Reducer, Wire
-from mslt.twin import Twin, rooms
+from mslt.twin import Twin, room
 from mslt.world import Sum, World
 
 Made = TypeVar("Made")
@@ -46,8 +46,8 @@ class Settings:
             micro_batch; only as many as that where these layers are computed exactly.
         prefix: how the forward-only layers compute.
         recompute: save memory by computing the learning layers twice.
-        compile: run layers, embeddings, loss and LAMB as torch.compile has fused them, but for what
-            is packed for a CPU; alone on a GPU, from CUDA graphs.
+        compile: run layers, embeddings, loss and updates as torch.compile has fused them, but for
+            what is packed for a CPU; alone on a GPU, from CUDA graphs.
         kernels: else on a CPU, let layers compute by our own functions in C, where there is a
             compiler for them, what is between their products or, with AMX, all of a fixed layer.
         pair: whether there is a sentence-pair loss.
@@ -137,9 +137,10 @@ class Trainer:
             parameters,
             settings.optimizer,
             moments,
-            room=rooms(model) if settings.precision == "bf16" else None,
+            copies=settings.precision == "bf16",
+            room=room(model),
             compile=settings.compile,
-            run=partial(self._graphs, "update") if self._graphs else at_once,
+            record=partial(self._graphs, "update") if self._graphs else None,
         )
         self.reducer = Reducer(
             self.optimizer.grads,
@@ -150,7 +151,7 @@ class Trainer:
         )
         complete = None if alone else self.reducer.complete
         self.twin = Twin(model, copies=self.optimizer.copies(), complete=complete)
-        self.computing = self.twin.model
+        self.computing = self.twin.model.train()
         if settings.kernels and not settings.compile and model.device.type == "cpu":
             equip(self.computing, find(self.computing.dtype))
         self.prefix = Prefix(self.computing, forward_only(model), settings.prefix)
@@ -189,8 +190,6 @@ class Trainer:
             Scalars on the device: the objective's parts, means over the batch, and `grad_norm`,
             before clipping.
         """
-        if not self.computing.training:  # 0.2 ms for 12 layers, for which a GPU would wait
-            self.computing.train()
         ahead, self._ahead = self._ahead, None
         if ahead is None or ahead.step != step or ahead.batch is not batch:
             ahead = _Ahead(step, batch, self._counts(batch), [])
@@ -298,7 +297,7 @@ class Trainer:
         """By what the objective's parts are divided, on the device, for this process' batch."""
         return to_device(np.array(self.objective.counts(batch), np.float32), self.world.device)
 
-    def _micro_batches(self, ahead: "_Ahead") -> Iterator[Group]:
+    def _micro_batches(self, ahead: _Ahead) -> Iterator[Group]:
         """Cut this process' part of a batch up."""
         micro = self.settings.micro_batch
         for first, inputs, x_BLD in self._groups(ahead):
@@ -306,7 +305,7 @@ class Trainer:
                 part = slice(start, start + micro)
                 yield first + start, inputs[part], None if x_BLD is None else x_BLD[part]
 
-    def _groups(self, ahead: "_Ahead") -> Iterator[Group]:
+    def _groups(self, ahead: _Ahead) -> Iterator[Group]:
         """What goes through the forward-only layers at once, those passed already first."""
         for first in self._starts(ahead.batch):
             done = ahead.groups
@@ -360,6 +359,7 @@ class Trainer:
                 sums += torch.tensor([float(values[name]) for name in SCORES], dtype=sums.dtype)
             sums = sums.to(self.world.device)
             self.world.sum(sums).wait()
+        self.computing.train()  # now, and not as a step begins, for which a GPU would wait
         found = dict(zip(SCORES, sums.tolist()))
         masked = sum(float(batch.masked_weights.sum()) for batch in batches)
         sequences = sum(len(batch.lengths) for batch in batches)
@@ -389,8 +389,8 @@ def _compile(model: Encoder, prefix: Prefix) -> None:
     torch._dynamo.config.suppress_errors = True
     # As many as there are kinds of batch and layer: beyond them all would run as it is, unsaid.
     torch._dynamo.config.recompile_limit = 64
-    # Rows that one block of a GPU adds up in a LayerNorm's backward pass. Of 131,072 and more torch
-    # would take 64, two at a time, for which registers do not suffice: 2.5 ms a kernel, not 0.3.
+    # Rows that one block of a GPU adds up in a LayerNorm's backward pass. With 131,072 rows in all
+    # torch takes 64, two at a time, for which registers do not suffice: 2.5 ms a kernel, not 0.3.
     inductor.triton.mix_order_reduction_split_size = 16
     model.embeddings.compile(dynamic=False)
     model.head.slopes.compile(dynamic=False)

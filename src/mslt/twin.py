@@ -32,7 +32,7 @@ class Twin:
     Args:
         model: fp32; the `grad` of each parameter that learns is where its gradients are added up.
         copies: where layers and heads compute in bf16, those of what learns, by name, which follow
-            it; each flat, and as large as `rooms` says at least. None for computing in fp32.
+            it; each flat, and as large as `room` says at least. None for computing in fp32.
         complete: told the name of a parameter whose gradient has just been added. None where
             nothing waits for single ones: `backward` then adds all of a micro-batch at once.
     """
@@ -156,11 +156,11 @@ def _halve(twin: Encoder, copies: Mapping[str, Tensor]) -> None:
     token.sparse = on_cpu
 
 
-def _half(tensor: Tensor, copy: Tensor | None, rows: int) -> Tensor:
-    """Its copy in bf16, or a new one, with so many rows: zeros behind its own."""
+def _half(tensor: Tensor, there: Tensor | None, rows: int) -> Tensor:
+    """Its copy in bf16, there or anew, of so many rows: zeros behind its own."""
     shape = rows, *tensor.shape[1:]
-    if copy is not None:
-        return copy[: math.prod(shape)].view(shape)
+    if there is not None:
+        return there[: math.prod(shape)].view(shape)
     half = tensor.new_zeros(shape, dtype=torch.bfloat16)
     half[: len(tensor)] = tensor.detach()
     return half
@@ -172,7 +172,7 @@ def _even(token_VE: Tensor) -> int:
     return count if token_VE.device.type == "cpu" else math.ceil(count / EVEN) * EVEN
 
 
-def rooms(model: Encoder) -> dict[str, int]:
-    """Elements of a copy, by name, where these are more than the parameter's own."""
+def room(model: Encoder) -> dict[str, int]:
+    """Elements of a copy, by name, where these may be more than the parameter has."""
     token_VE = model.embeddings.token.weight
     return {TOKEN: _even(token_VE) * token_VE.shape[1]}

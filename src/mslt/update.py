@@ -1,0 +1,64 @@
+"""What AdamW and LAMB do to rows of numbers: operations that a compiler makes one pass of, or two.
+
+Both go Adam's way, with decoupled weight decay (Loshchilov and Hutter 2019). LAMB (You et al. 2019,
+algorithm 2) goes as far, tensor by tensor, as the trust ratio ‖w‖ / ‖direction‖ says.
+
+Shapes: R rows, C elements of a row, T tensors.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mslt.config import OptimizerConfig
+
+
+class Rows(NamedTuple):
+    """Rows of an optimizer's buffers [R, C], and which tensor each is of [R]."""
+
+    tensor: Tensor
+    grads: Tensor
+    mean: Tensor
+    square: Tensor
+    weights: Tensor
+    copies: Tensor | None
+
+
+def adamw(rows: Rows, numbers_T4: Tensor, scale: Tensor, config: OptimizerConfig) -> None:
+    """Take a step; see `_direction` for what it goes by."""
+    move(rows, _direction(rows, numbers_T4, scale, config), numbers_T4[:, :1])
+
+
+def direct(rows: Rows, numbers_T4: Tensor, scale: Tensor, config: OptimizerConfig) -> Tensor:
+    """Put the direction in the gradients' place; norms [R, 2] of the rows of weights and of it."""
+    direction_RC = _direction(rows, numbers_T4, scale, config)
+    rows.grads.copy_(direction_RC)
+    norms = [torch.linalg.vector_norm(x_RC, dim=1) for x_RC in (rows.weights, direction_RC)]
+    return torch.stack(norms, 1)
+
+
+def move(rows: Rows, direction_RC: Tensor, rate_T1: Tensor) -> None:
+    """Go there, as far as each tensor's rate says, and let the copies follow."""
+    rows.weights.addcmul_(direction_RC, rate_T1[rows.tensor], value=-1)
+    if rows.copies is not None:
+        rows.copies.copy_(rows.weights)
+
+
+def _direction(rows: Rows, numbers_T4: Tensor, scale: Tensor, config: OptimizerConfig) -> Tensor:
+    """Adam's [R, C]; moves the moments.
+
+    Args:
+        rows: of the buffers.
+        numbers_T4: of each tensor the learning rate, the weights' decay, and what the first and
+            the second moments lack, being young.
+        scale: by which gradients are clipped.
+        config: the constants.
+    """
+    _, decay_R1, mean_bias_R1, square_bias_R1 = numbers_T4[rows.tensor].split(1, 1)
+    room_RC = rows.grads * scale
+    rows.mean.lerp_(room_RC, 1 - config.beta1)
+    rows.square.mul_(config.beta2).addcmul_(room_RC, room_RC, value=1 - config.beta2)
+    torch.div(rows.square, square_bias_R1, out=room_RC)
+    room_RC.sqrt_().add_(config.eps).mul_(mean_bias_R1)
+    return torch.div(rows.mean, room_RC, out=room_RC).addcmul_(rows.weights, decay_R1)
