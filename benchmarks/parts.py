@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from mslt.analysis.formats import aligned
 from mslt.attention import attend
 from mslt.config import OptimizerConfig, PlanConfig
+from mslt.devices import pick_kernels
 from mslt.dropout import dropout
 from mslt.growth import freeze
 from mslt.machine import generator
@@ -94,8 +95,10 @@ def updates(setting: Setting) -> Iterator[tuple[str, Ways]]:
 
     def ours(config: OptimizerConfig) -> Callable[[int], object]:
         how = setting.job.settings(0)
+        kernels = pick_kernels(setting.job.config.compile, setting.device, how.precision)
         copies = how.precision == "bf16"
-        optimizer = Optimizer(fresh(), config, copies=copies, compile=how.compile)
+        more = {"copies": copies, "compile": how.compile, "kernels": kernels}
+        optimizer = Optimizer(fresh(), config, **more)
         optimizer.grads.fill_(1e-3)
         return lambda _: optimizer.update(1e-4)
 

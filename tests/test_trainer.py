@@ -72,8 +72,9 @@ def test_a_whole_plan_is_a_plain_loop_bit_for_bit(tiny, random_batch, optimizer,
             seen.append(trainer.step(step, random_batch(step), PLAN.lr(step)))
 
     plain = Encoder(tiny, 3).train()
-    equip(plain, find(torch.float32) if kernels else None)
-    plain_optimizer = Optimizer(dict(plain.named_parameters()), optimizer)
+    in_c = find(torch.float32) if kernels else None
+    equip(plain, in_c)
+    plain_optimizer = Optimizer(dict(plain.named_parameters()), optimizer, kernels=in_c)
     for step in range(6):
         batch = random_batch(step)
         plain_optimizer.grads.zero_()

@@ -1,4 +1,4 @@
-"""Functions in C, `kernels.c` and `layers.c`: compiled on first use for this processor, and kept.
+"""Functions in C, in three files: compiled on first use for this processor, and kept.
 
 Shapes: N rows, D width, G parts of a row, H heads, K width of a head, L rows that are asked.
 
@@ -35,13 +35,14 @@ from torch import Tensor
 from mslt.dropout import kept_share
 from mslt.machine import generator
 
-FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", "-Wno-psabi")
+# Without errno, roots are taken of many numbers at once.
+FLAGS = (*("-O3", "-march=native", "-fno-math-errno"), "-fopenmp", "-shared", "-fPIC", "-Wno-psabi")
 FOLDER = Path(__file__).parent
 HEADERS = [FOLDER / "numbers.h", FOLDER / "products.h"]
 # Of several, the first that compile.
 SOURCES: dict[torch.dtype, list[tuple[str, ...]]] = {
-    torch.float32: [("kernels.c",)],
-    torch.bfloat16: [("kernels.c", "layers.c"), ("kernels.c",)],
+    torch.float32: [("kernels.c", "update.c")],
+    torch.bfloat16: [("kernels.c", "update.c", "layers.c"), ("kernels.c", "update.c")],
 }
 
 
@@ -63,6 +64,9 @@ _TAKES: dict[str, list[Any]] = {
     "softmax_backward": [_AT] * 3 + [c_long, c_long, c_float, c_uint64, _DROPPING],
     "loss_and_slopes": [_AT, c_long] + [_AT] * 4 + [c_long, c_long],
     "quantize": [_AT, _AT, c_long, c_int],
+    "adamw": [_AT] * 6 + [c_long] * 2 + [_AT] * 2,
+    "direct": [_AT] * 6 + [c_long] * 2 + [_AT] * 2,
+    "move": [_AT] * 4 + [c_long] * 2 + [_AT],
 }
 _TAKES_OF_LAYERS: dict[str, list[Any]] = {
     "has_tiles": [],

@@ -48,8 +48,8 @@ class Settings:
         recompute: save memory by computing the learning layers twice.
         compile: run layers, embeddings, loss and updates as torch.compile has fused them, but for
             what is packed for a CPU; alone on a GPU, from CUDA graphs.
-        kernels: else on a CPU, let layers compute by our own functions in C, where there is a
-            compiler for them, what is between their products or, with AMX, all of a fixed layer.
+        kernels: else on a CPU, let updates be our own functions in C, where there is a compiler for
+            them, and what layers compute between products or, with AMX, all of a fixed layer.
         pair: whether there is a sentence-pair loss.
         seed: of the dropout.
         first: place of this process' first sequence in the batch of a step.
@@ -131,29 +131,26 @@ class Trainer:
         self._moments = moments
         parameters = dict(learning(model))
         alone = self.world.size == 1 and model.device.type == "cuda"
-        records = alone and settings.compile and not settings.recompute
-        self._graphs = Graphs() if records else None
+        self._graphs = Graphs() if alone and settings.compile and not settings.recompute else None
+        half = settings.precision == "bf16"
+        in_c = settings.kernels and not settings.compile and model.device.type == "cpu"
+        kernels = find(torch.bfloat16 if half else torch.float32) if in_c else None
         self.optimizer = Optimizer(
             parameters,
             settings.optimizer,
             moments,
-            copies=settings.precision == "bf16",
+            copies=half,
             room=room(model),
             compile=settings.compile,
+            kernels=kernels,
             record=partial(self._graphs, "update") if self._graphs else None,
         )
-        self.reducer = Reducer(
-            self.optimizer.grads,
-            self.optimizer.spans(),
-            list(parameters),
-            self.world,
-            settings.reduce,
-        )
+        where = self.optimizer.grads, self.optimizer.spans(), list(parameters)
+        self.reducer = Reducer(*where, self.world, settings.reduce)
         complete = None if alone else self.reducer.complete
         self.twin = Twin(model, copies=self.optimizer.copies(), complete=complete)
         self.computing = self.twin.model.train()
-        if settings.kernels and not settings.compile and model.device.type == "cpu":
-            equip(self.computing, find(self.computing.dtype))
+        equip(self.computing, kernels)
         self.prefix = Prefix(self.computing, forward_only(model), settings.prefix)
         self._fast_prefix = keep(self.prefix) if keep else self.prefix
         self.phases = self.world.phases

@@ -1,4 +1,5 @@
-"""What AdamW and LAMB do to rows of numbers: operations that a compiler makes one pass of, or two.
+"""What AdamW and LAMB do to rows of numbers: operations that a compiler makes one pass of, or two,
+and the same as functions in C.
 
 Both go Adam's way, with decoupled weight decay (Loshchilov and Hutter 2019). LAMB (You et al. 2019,
 algorithm 2) goes as far, tensor by tensor, as the trust ratio ‖w‖ / ‖direction‖ says.
@@ -6,12 +7,14 @@ algorithm 2) goes as far, tensor by tensor, as the trust ratio ‖w‖ / ‖dire
 Shapes: R rows, C elements of a row, T tensors.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from mslt.config import OptimizerConfig
+from mslt.kernels import Kernels
 
 
 class Rows(NamedTuple):
@@ -23,6 +26,14 @@ class Rows(NamedTuple):
     square: Tensor
     weights: Tensor
     copies: Tensor | None
+
+
+class Ways(NamedTuple):
+    """How an update is computed: by the functions of these names below, or others for them."""
+
+    adamw: Callable[..., None]
+    direct: Callable[..., Tensor]
+    move: Callable[..., None]
 
 
 def adamw(rows: Rows, numbers_T4: Tensor, scale: Tensor, config: OptimizerConfig) -> None:
@@ -62,3 +73,47 @@ def _direction(rows: Rows, numbers_T4: Tensor, scale: Tensor, config: OptimizerC
     torch.div(rows.square, square_bias_R1, out=room_RC)
     room_RC.sqrt_().add_(config.eps).mul_(mean_bias_R1)
     return torch.div(rows.mean, room_RC, out=room_RC).addcmul_(rows.weights, decay_R1)
+
+
+PLAIN = Ways(adamw, direct, move)
+
+
+def compiled() -> Ways:
+    """By what torch.compile makes of each."""
+    return Ways(torch.compile(adamw), torch.compile(direct), torch.compile(move))
+
+
+def in_c(kernels: Kernels) -> Ways:
+    """By functions in C for rows in fp32, of 128 elements at most (`update.c`).
+
+    Args:
+        kernels: of the type of the copies; of any, where there are none.
+    """
+    library = kernels.library
+
+    def adamw(rows: Rows, numbers_T4: Tensor, scale: Tensor, config: OptimizerConfig) -> None:
+        constants = _constants(scale, config)
+        given = _at(rows.tensor, rows.grads, rows.mean, rows.square, rows.weights, rows.copies)
+        library.adamw(*given, *rows.weights.shape, *_at(numbers_T4, constants))
+
+    def direct(rows: Rows, numbers_T4: Tensor, scale: Tensor, config: OptimizerConfig) -> Tensor:
+        constants, norms_R2 = _constants(scale, config), torch.empty(len(rows.tensor), 2)
+        given = _at(rows.tensor, rows.grads, rows.mean, rows.square, rows.weights, norms_R2)
+        library.direct(*given, *rows.weights.shape, *_at(numbers_T4, constants))
+        return norms_R2
+
+    def move(rows: Rows, direction_RC: Tensor, rate_T1: Tensor) -> None:
+        given = _at(rows.tensor, direction_RC, rows.weights, rows.copies)
+        library.move(*given, *rows.weights.shape, *_at(rate_T1))
+
+    return Ways(adamw, direct, move)
+
+
+def _at(*tensors: Tensor | None) -> list[int | None]:
+    """Where they begin, for as long as they live."""
+    assert all(x is None or x.is_contiguous() for x in tensors)
+    return [None if x is None else x.data_ptr() for x in tensors]
+
+
+def _constants(scale: Tensor, config: OptimizerConfig) -> Tensor:
+    return torch.tensor([float(scale), 1 - config.beta1, 1 - config.beta2, config.eps])
