@@ -1,4 +1,4 @@
-"""Folders appear whole or not at all."""
+"""Folders appear whole or not at all, and sizes as people write them."""
 
 import os
 import subprocess
@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from mslt.files import appearing
+from mslt.files import appearing, gigabytes
 
 
 def test_a_folder_that_exists_is_never_touched(tmp_path):
@@ -122,3 +122,14 @@ def test_what_a_kill_between_the_two_names_left_is_not_lost(tmp_path):
     with pytest.raises(KeyboardInterrupt), appearing(path, replace=True):
         raise KeyboardInterrupt
     assert (path / "file").read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    ("size", "says"),
+    [
+        *((4e5, "0.4 MB"), (9.94e6, "9.9 MB"), (9.97e6, "10 MB"), (141e6, "141 MB")),
+        *((999.4e6, "999 MB"), (999.6e6, "1.0 GB"), (9.97e9, "10 GB"), (1234e9, "1,234 GB")),
+    ],
+)
+def test_sizes_are_as_people_write_them(size, says):
+    assert gigabytes(size) == says

@@ -127,8 +127,8 @@ def require_room(path: Path, size: float, what: str) -> None:
 
 def gigabytes(size: float) -> str:
     """Bytes as people write them: 0.4 MB, 12 MB, 1.3 GB."""
-    unit, name = (1e9, "GB") if size >= 1e9 else (1e6, "MB")
-    return f"{size / unit:.1f} {name}" if size < 10 * unit else f"{size / unit:,.0f} {name}"
+    unit, name = (1e9, "GB") if size >= 999.5e6 else (1e6, "MB")
+    return f"{size / unit:.1f} {name}" if size < 9.95 * unit else f"{size / unit:,.0f} {name}"
 
 
 @contextmanager
