@@ -64,6 +64,18 @@ def test_an_update_returns_the_gradients_norm(encoder, config):
     torch.testing.assert_close(optimizer.update(0.1), norm, **CLOSE)
 
 
+@pytest.mark.parametrize("width", [16, 513])
+def test_the_norm_of_many_gradients_is_exact(width):
+    """Which torch's, of all of them at once, is not on a CPU; in rows of 128, and of one."""
+    torch.set_default_dtype(torch.float32)
+    name, shape = "a.qkv.weight", (3 * width, width)
+    many = {name: nn.Parameter(torch.zeros(shape)), "b.weight": nn.Parameter(torch.zeros(1 << 22))}
+    optimizer = Optimizer(many, LAMB)
+    optimizer.grads.normal_(generator=torch.Generator().manual_seed(0))
+    exact = float(optimizer.grads.double().norm())
+    assert float(optimizer.norm()) == pytest.approx(exact, rel=1e-6)
+
+
 @BOTH
 def test_a_gradient_that_is_dropped_is_zero_and_all_else_as_it_was(encoder, config):
     parameters = encoder()

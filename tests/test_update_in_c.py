@@ -11,6 +11,7 @@ from mslt.config import ModelConfig, OptimizerConfig
 from mslt.kernels import find
 from mslt.model import Encoder
 from mslt.optim import Moment, Optimizer
+from mslt.trainer import Settings, Trainer
 
 pytestmark = pytest.mark.skipif(find(torch.float32) is None, reason="there is no C compiler")
 
@@ -66,10 +67,42 @@ def test_they_are_the_same_bit_for_bit_whatever_the_number_of_threads(tiny, name
     assert all(torch.equal(one[key], two[key]) for key in one)
 
 
-def test_the_norm_of_many_gradients_is_exact() -> None:
-    """Which torch's, of all of them at once, is not on a CPU."""
-    many = torch.nn.Parameter(torch.zeros(1 << 23))
-    optimizer = Optimizer({"a.weight": many}, OptimizerConfig())
-    optimizer.grads.normal_(generator=torch.Generator().manual_seed(0))
-    exact = optimizer.grads.double().norm()
-    assert float(optimizer.norm()) == pytest.approx(float(exact), rel=1e-6)
+@pytest.mark.parametrize("betas", [(0.0, 0.9), (0.9, 0.0), (0.0, 0.0)])
+@pytest.mark.parametrize("name", ["adamw", "lamb"])
+def test_moments_may_forget_at_once(tiny, name, betas):
+    how = OptimizerConfig(name, beta1=betas[0], beta2=betas[1], clip_norm=0.0)
+    expected, _, _ = updated(tiny, how, None)
+    found, _, ours = updated(tiny, how, torch.float32)
+    for key, (mean, square, _) in ours.moments().items():
+        last = gradients(expected, 4)[key]
+        if not betas[0]:
+            torch.testing.assert_close(mean, last, rtol=1e-6, atol=0.0, msg=key)
+        if not betas[1]:
+            torch.testing.assert_close(square, last**2, rtol=1e-6, atol=0.0, msg=key)
+        torch.testing.assert_close(found[key], expected[key], rtol=1e-4, atol=1e-5, msg=key)
+
+
+def test_what_they_do_not_know_they_refuse(tiny):
+    given = dict(Encoder(tiny, 1).double().named_parameters())
+    torch.set_default_dtype(torch.float64)
+    try:
+        optimizer = Optimizer(given, OptimizerConfig(), kernels=find(torch.float32))
+        with pytest.raises(TypeError, match=r"no function in C updates torch\.float64 on cpu"):
+            optimizer.update(1e-2)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_a_model_in_fp64_is_left_to_torch(tiny, random_batch, float64):
+    seen = []
+    for kernels in (True, False):
+        model = Encoder(tiny, 2, seed=1)
+        settings = Settings(
+            OptimizerConfig(), "fp32", micro_batch=8, pair=True, seed=7, kernels=kernels
+        )
+        trainer = Trainer(model, settings, {})
+        for step in range(2):
+            trainer.step(step, random_batch(step), 1e-2)
+        seen.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    assert seen[0].dtype == torch.float64
+    assert torch.equal(*seen)

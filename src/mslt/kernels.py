@@ -337,7 +337,7 @@ def _made(dtype: torch.dtype, sources: list[Path]) -> Kernels:
     defined = ["-DFP32"] if dtype == torch.float32 else []
     command = [*compiler, *FLAGS, *defined, *map(str, sources), *_openmp()]
     key = hashlib.sha256("\0".join((*command, _processor(), torch.__version__)).encode())
-    version = hashlib.sha256()
+    version = hashlib.sha256(" ".join(FLAGS).encode())
     for source in (*HEADERS, *sources):
         key.update(source.read_bytes())
         version.update(source.read_bytes())

@@ -133,7 +133,8 @@ class Trainer:
         alone = self.world.size == 1 and model.device.type == "cuda"
         self._graphs = Graphs() if alone and settings.compile and not settings.recompute else None
         half = settings.precision == "bf16"
-        in_c = settings.kernels and not settings.compile and model.device.type == "cpu"
+        on_cpu = model.device.type == "cpu" and model.dtype == torch.float32
+        in_c = on_cpu and settings.kernels and not settings.compile
         kernels = find(torch.bfloat16 if half else torch.float32) if in_c else None
         self.optimizer = Optimizer(
             parameters,
@@ -350,13 +351,15 @@ class Trainer:
         size = self.settings.micro_batch
         parts = [b[i : i + size] for b in batches for i in range(0, len(b.lengths), size)]
         sums = torch.zeros(len(SCORES), dtype=torch.float64)
-        with self.phases("evaluate"):
-            for part in parts[self.world.rank :: self.world.size]:
-                values = scores(self.computing, Inputs.of(part, self.world.device))
-                sums += torch.tensor([float(values[name]) for name in SCORES], dtype=sums.dtype)
-            sums = sums.to(self.world.device)
-            self.world.sum(sums).wait()
-        self.computing.train()  # now, and not as a step begins, for which a GPU would wait
+        try:
+            with self.phases("evaluate"):
+                for part in parts[self.world.rank :: self.world.size]:
+                    values = scores(self.computing, Inputs.of(part, self.world.device))
+                    sums += torch.tensor([float(values[n]) for n in SCORES], dtype=sums.dtype)
+                sums = sums.to(self.world.device)
+                self.world.sum(sums).wait()
+        finally:
+            self.computing.train()  # now, and not as a step begins, for which a GPU would wait
         found = dict(zip(SCORES, sums.tolist()))
         masked = sum(float(batch.masked_weights.sum()) for batch in batches)
         sequences = sum(len(batch.lengths) for batch in batches)
@@ -387,7 +390,7 @@ def _compile(model: Encoder, prefix: Prefix) -> None:
     # As many as there are kinds of batch and layer: beyond them all would run as it is, unsaid.
     torch._dynamo.config.recompile_limit = 64
     # Rows that one block of a GPU adds up in a LayerNorm's backward pass. With 131,072 rows in all
-    # torch takes 64, two at a time, for which registers do not suffice: 2.5 ms a kernel, not 0.3.
+    # torch takes 64, two at a time, for which registers do not suffice: an eighth of a step.
     inductor.triton.mix_order_reduction_split_size = 16
     model.embeddings.compile(dynamic=False)
     model.head.slopes.compile(dynamic=False)

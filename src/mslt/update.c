@@ -3,9 +3,10 @@
  */
 #include "numbers.h"
 
-/* Adam's constants: by what gradients are clipped, how much of the new goes into each moment. */
+/* Adam's constants: by what gradients are clipped, and how much of the old and of the new is in each
+ * moment. */
 typedef struct {
-    float scale, to_mean, to_square, eps;
+    float scale, old_mean, new_mean, old_square, new_square, eps;
 } constants;
 
 /* What a tensor's step goes by: its rate, its decay, and what its moments lack, being young. */
@@ -21,8 +22,8 @@ static inline void row_direction(const float *restrict grads, float *restrict me
     float inverse = 1 / of.square_bias;
     for (long i = 0; i < width; i++) {
         float grad = grads[i] * c.scale;
-        float m = mean[i] + c.to_mean * (grad - mean[i]);
-        float v = square[i] + c.to_square * (grad * grad - square[i]);
+        float m = c.old_mean * mean[i] + c.new_mean * grad;
+        float v = c.old_square * square[i] + c.new_square * grad * grad;
         mean[i] = m;
         square[i] = v;
         to[i] = m / ((sqrtf(v * inverse) + c.eps) * of.mean_bias) + of.decay * weights[i];

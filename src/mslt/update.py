@@ -91,29 +91,32 @@ def in_c(kernels: Kernels) -> Ways:
     """
     library = kernels.library
 
+    def places(*tensors: Tensor | None) -> list[int | None]:
+        """Where they begin, for as long as they live."""
+        for x in tensors:
+            known = x is None or x.dtype in (torch.float32, torch.int32, kernels.dtype)
+            if x is not None and not (known and x.is_contiguous() and x.device.type == "cpu"):
+                raise TypeError(f"no function in C updates {x.dtype} on {x.device}")
+        return [None if x is None else x.data_ptr() for x in tensors]
+
     def adamw(rows: Rows, numbers_T4: Tensor, scale: Tensor, config: OptimizerConfig) -> None:
         constants = _constants(scale, config)
-        given = _at(rows.tensor, rows.grads, rows.mean, rows.square, rows.weights, rows.copies)
-        library.adamw(*given, *rows.weights.shape, *_at(numbers_T4, constants))
+        given = places(rows.tensor, rows.grads, rows.mean, rows.square, rows.weights, rows.copies)
+        library.adamw(*given, *rows.weights.shape, *places(numbers_T4, constants))
 
     def direct(rows: Rows, numbers_T4: Tensor, scale: Tensor, config: OptimizerConfig) -> Tensor:
         constants, norms_R2 = _constants(scale, config), torch.empty(len(rows.tensor), 2)
-        given = _at(rows.tensor, rows.grads, rows.mean, rows.square, rows.weights, norms_R2)
-        library.direct(*given, *rows.weights.shape, *_at(numbers_T4, constants))
+        given = places(rows.tensor, rows.grads, rows.mean, rows.square, rows.weights, norms_R2)
+        library.direct(*given, *rows.weights.shape, *places(numbers_T4, constants))
         return norms_R2
 
     def move(rows: Rows, direction_RC: Tensor, rate_T1: Tensor) -> None:
-        given = _at(rows.tensor, direction_RC, rows.weights, rows.copies)
-        library.move(*given, *rows.weights.shape, *_at(rate_T1))
+        given = places(rows.tensor, direction_RC, rows.weights, rows.copies)
+        library.move(*given, *rows.weights.shape, *places(rate_T1))
 
     return Ways(adamw, direct, move)
 
 
-def _at(*tensors: Tensor | None) -> list[int | None]:
-    """Where they begin, for as long as they live."""
-    assert all(x is None or x.is_contiguous() for x in tensors)
-    return [None if x is None else x.data_ptr() for x in tensors]
-
-
 def _constants(scale: Tensor, config: OptimizerConfig) -> Tensor:
-    return torch.tensor([float(scale), 1 - config.beta1, 1 - config.beta2, config.eps])
+    parts = [part for beta in (config.beta1, config.beta2) for part in (beta, 1 - beta)]
+    return torch.tensor([float(scale), *parts, config.eps], dtype=torch.float32)
