@@ -23,9 +23,9 @@ from mslt.job import Job
 from mslt.plan import Stage
 from mslt.run import machine
 
-ADAMW = OptimizerConfig(name="adamw")
 LR = 1e-4
 STEPS = 1000  # of the plan, whose stages are weighed by theirs
+ADAMW = OptimizerConfig(name="adamw")
 SLOWER = 1.5  # times the best of the rivals, in two blocks: such a variant is left out of the rest
 WARM_UP = 4  # steps before a GPU is timed: it records what it then repeats in the third
 HOPELESS = 3.0  # times as long for one layer in one precision as in the other: it is not asked

@@ -22,13 +22,11 @@ from torch import Tensor, nn
 from mslt.analysis.formats import aligned
 from mslt.attention import attend
 from mslt.config import OptimizerConfig, PlanConfig
-from mslt.devices import pick_kernels
 from mslt.dropout import dropout
 from mslt.growth import freeze
 from mslt.machine import generator
 from mslt.model import Encoder
 from mslt.objective import Inputs
-from mslt.optim import Optimizer
 from mslt.prefix import Kind
 from mslt.trainer import Trainer
 
@@ -87,23 +85,17 @@ def dropouts(setting: Setting) -> Iterator[tuple[str, Ways]]:
 def updates(setting: Setting) -> Iterator[tuple[str, Ways]]:
     """Of every parameter of the model."""
 
-    def fresh() -> dict[str, nn.Parameter]:
-        model = Encoder(setting.model).to(setting.device)
-        for parameter in model.parameters():
-            parameter.grad = torch.full_like(parameter, 1e-3)
-        return dict(model.named_parameters())
-
     def ours(config: OptimizerConfig) -> Callable[[int], object]:
-        how = setting.job.settings(0)
-        kernels = pick_kernels(setting.job.config.compile, setting.device, how.precision)
-        copies = how.precision == "bf16"
-        more = {"copies": copies, "compile": how.compile, "kernels": kernels}
-        optimizer = Optimizer(fresh(), config, **more)
+        model = Encoder(setting.model).to(setting.device)
+        how = replace(setting.job.settings(0), optimizer=config)
+        optimizer = Trainer(model, how, {}, setting.job.world).optimizer  # as a run has it
         optimizer.grads.fill_(1e-3)
         return lambda _: optimizer.update(1e-4)
 
     def theirs(**how: bool) -> Callable[[int], object]:
-        tensors = list(fresh().values())
+        tensors = list(Encoder(setting.model).to(setting.device).parameters())
+        for tensor in tensors:
+            tensor.grad = torch.full_like(tensor, 1e-3)
         adamw = torch.optim.AdamW(tensors, lr=1e-4, **how)
 
         def update(_: int) -> None:

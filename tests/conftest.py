@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from made_up_run import end_stages, new_run
+from made_up_updates import Parameters, parameters_of
 
 from mslt.config import ModelConfig
 from mslt.data.instances import Batch
@@ -118,3 +119,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def exported(finished: Run) -> Path:
     """That run, exported for Hugging Face."""
     return export(finished.path, finished.path.parent / "exported")
+
+
+@pytest.fixture
+def encoder(tiny: ModelConfig) -> Callable[[], Parameters]:
+    """Makes the parameters that are updated."""
+    return lambda: parameters_of(tiny)

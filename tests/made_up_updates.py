@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mslt.config import ModelConfig, OptimizerConfig
 from mslt.model import Encoder
-from mslt.optim import Moments, Optimizer
+from mslt.optim import Moment, Moments, Optimizer
 
 CLOSE = {"rtol": 1e-12, "atol": 1e-15}
 CLIPPED = {"rtol": 1e-7, "atol": 1e-8}  # AdamW's kernel takes the factor in fp32
@@ -68,3 +68,11 @@ def assert_close(
 def values(parameters: Parameters) -> dict[str, Tensor]:
     """As they are now."""
     return {name: p.detach().clone() for name, p in parameters.items()}
+
+
+def aged(parameters: Parameters) -> Moments:
+    """Moments of the first three of them, two after 3 updates and one after 20."""
+    return {
+        name: Moment(torch.full_like(p, 1e-3), torch.full_like(p, 1e-2), updates)
+        for updates, (name, p) in zip((3, 3, 20), parameters.items())
+    }

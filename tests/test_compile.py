@@ -7,12 +7,13 @@ from typing import Literal
 
 import pytest
 import torch
+from made_up_updates import aged
 
 from mslt.config import ModelConfig, OptimizerConfig
 from mslt.data.instances import Batch
 from mslt.growth import freeze
 from mslt.model import Encoder
-from mslt.optim import Moment, Optimizer
+from mslt.optim import Optimizer
 from mslt.trainer import Settings, Trainer
 
 EAGER = Settings(
@@ -68,10 +69,7 @@ def updated(
 ) -> torch.Tensor:
     """The weights after four made-up updates."""
     parameters = dict(Encoder(config, depth, seed=1).named_parameters())
-    moments = {
-        key: Moment(torch.full_like(p, 1e-3), torch.full_like(p, 1e-2), updates)
-        for updates, (key, p) in zip((3, 3, 20), parameters.items())
-    }
+    moments = aged(parameters)
     given = parameters, OptimizerConfig(name, clip_norm=1.0), moments
     optimizer = Optimizer(*given, copies=True, compile=compiled)
     optimizer._fused = not compiled and name == "adamw"

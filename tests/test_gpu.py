@@ -8,6 +8,7 @@ from typing import Literal
 
 import pytest
 import torch
+from made_up_updates import aged
 from tiny_run import TINY, losses, steps
 from torch import nn
 
@@ -19,7 +20,7 @@ from mslt.growth import freeze
 from mslt.masked_loss import Slopes, masked_token_loss
 from mslt.model import Encoder
 from mslt.objective import Inputs
-from mslt.optim import Moment, Optimizer
+from mslt.optim import Optimizer
 from mslt.prefix import Prefix, pick_kind
 from mslt.trainer import Settings, Trainer
 from mslt.world import World
@@ -223,10 +224,7 @@ def test_a_recorded_update_goes_by_each_step_s_rate_and_each_moment_s_age(wide, 
     graphs, config, found = Graphs(), OptimizerConfig(name), []
     for device in ("cpu", GPU):
         parameters = dict(model_of(wide, 0, device).named_parameters())
-        moments = {
-            key: Moment(torch.full_like(p, 1e-3), torch.full_like(p, 1e-2), updates)
-            for updates, (key, p) in zip((3, 3, 20), parameters.items())
-        }
+        moments = aged(parameters)
         more = {} if device == "cpu" else {"record": partial(graphs, "update"), "compile": True}
         optimizer = Optimizer(parameters, config, moments, **more)
         for step in range(6):

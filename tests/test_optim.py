@@ -10,11 +10,9 @@ from made_up_updates import (
     CLIPPED,
     CLOSE,
     LAMB,
-    Parameters,
     assert_close,
     gradients,
     lr,
-    parameters_of,
     train,
     values,
 )
@@ -24,11 +22,6 @@ from mslt.model import Encoder
 from mslt.optim import Moment, Moments, Optimizer, decays
 
 pytestmark = pytest.mark.usefixtures("float64")
-
-
-@pytest.fixture
-def encoder(tiny) -> Callable[[], Parameters]:
-    return lambda: parameters_of(tiny)
 
 
 # --- which tensors ------------------------------------------------------------------------------

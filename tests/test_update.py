@@ -1,6 +1,5 @@
 """AdamW and LAMB against independent implementations."""
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -15,7 +14,6 @@ from made_up_updates import (
     assert_close,
     gradients,
     lr,
-    parameters_of,
     train,
     values,
 )
@@ -26,11 +24,6 @@ from mslt.model import Encoder
 from mslt.optim import Optimizer, decays
 
 pytestmark = pytest.mark.usefixtures("float64")
-
-
-@pytest.fixture
-def encoder(tiny) -> Callable[[], Parameters]:
-    return lambda: parameters_of(tiny)
 
 
 # --- AdamW --------------------------------------------------------------------------------------

@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from made_up_updates import gradients, lr, values
+from made_up_updates import aged, gradients, lr, values
 from torch import Tensor
 
 from mslt.config import ModelConfig, OptimizerConfig
 from mslt.kernels import find
 from mslt.model import Encoder
-from mslt.optim import Moment, Optimizer
+from mslt.optim import Optimizer
 from mslt.trainer import Settings, Trainer
 
 pytestmark = pytest.mark.skipif(find(torch.float32) is None, reason="there is no C compiler")
@@ -22,10 +22,7 @@ def updated(
     """Weights and copies after some updates by functions of a type, or by torch's operations."""
     torch.set_num_threads(threads)
     parameters = dict(Encoder(config, 2, seed=1).named_parameters())
-    moments = {
-        name: Moment(torch.full_like(p, 1e-3), torch.full_like(p, 1e-2), updates)
-        for updates, (name, p) in zip((3, 3, 20), parameters.items())
-    }
+    moments = aged(parameters)
     kernels = None if dtype is None else find(dtype)
     room = {"embeddings.token.weight": parameters["embeddings.token.weight"].numel() + 500}
     copies = dtype != torch.float32
@@ -82,15 +79,10 @@ def test_moments_may_forget_at_once(tiny, name, betas):
         torch.testing.assert_close(found[key], expected[key], rtol=1e-4, atol=1e-5, msg=key)
 
 
-def test_what_they_do_not_know_they_refuse(tiny):
-    given = dict(Encoder(tiny, 1).double().named_parameters())
-    torch.set_default_dtype(torch.float64)
-    try:
-        optimizer = Optimizer(given, OptimizerConfig(), kernels=find(torch.float32))
-        with pytest.raises(TypeError, match=r"no function in C updates torch\.float64 on cpu"):
-            optimizer.update(1e-2)
-    finally:
-        torch.set_default_dtype(torch.float32)
+def test_what_they_do_not_know_they_refuse(encoder, float64):
+    optimizer = Optimizer(encoder(), OptimizerConfig(), kernels=find(torch.float32))
+    with pytest.raises(TypeError, match=r"no function in C updates torch\.float64 on cpu"):
+        optimizer.update(1e-2)
 
 
 def test_a_model_in_fp64_is_left_to_torch(tiny, random_batch, float64):

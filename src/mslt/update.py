@@ -93,9 +93,9 @@ def in_c(kernels: Kernels) -> Ways:
 
     def places(*tensors: Tensor | None) -> list[int | None]:
         """Where they begin, for as long as they live."""
-        for x in tensors:
-            known = x is None or x.dtype in (torch.float32, torch.int32, kernels.dtype)
-            if x is not None and not (known and x.is_contiguous() and x.device.type == "cpu"):
+        for x in (each for each in tensors if each is not None):
+            known = x.dtype in (torch.float32, torch.int32, kernels.dtype)
+            if not (known and x.is_contiguous() and x.device.type == "cpu"):
                 raise TypeError(f"no function in C updates {x.dtype} on {x.device}")
         return [None if x is None else x.data_ptr() for x in tensors]
 
